@@ -1,0 +1,85 @@
+"""
+Exception tree: everything this package raises on purpose.
+
+    CkptDoctorError
+    ├── FormatError               the bytes break the format they claim to follow
+    │   ├── UnknownFormatError    no adapter reads this kind of file
+    │   ├── TruncatedError        a declared extent runs past the end of the file
+    │   ├── BombError             a declared size or amount of work is far above the stored size
+    │   └── UnsupportedError      valid, but outside what this version reads
+    ├── ChangedError              the file changed while it was being read
+    ├── ReadError                 the operating system would not give the bytes
+    └── UsageError                the caller asked for something that does not exist
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BombError",
+    "ChangedError",
+    "CkptDoctorError",
+    "FormatError",
+    "ReadError",
+    "TruncatedError",
+    "UnknownFormatError",
+    "UnsupportedError",
+    "UsageError",
+]
+
+
+class CkptDoctorError(Exception):
+    """Base of every error this package raises on purpose.
+
+    Parameters
+    ----------
+    message
+        What was expected and what was found, both with their values; one line.
+    where
+        ``file:member+offset`` of the first wrong byte, as far as it is known.
+    hint
+        What to do next: a sentence or a command.
+
+    Examples
+    --------
+    >>> str(FormatError("expected a header of 8 bytes, found 3", where="m.safetensors+0"))
+    'm.safetensors+0: expected a header of 8 bytes, found 3'
+    """
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "") -> None:
+        text = f"{where}: {message}" if where else message
+        super().__init__(f"{text}; {hint}" if hint else text)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+
+class FormatError(CkptDoctorError):
+    """The bytes break the format they claim to follow."""
+
+
+class UnknownFormatError(FormatError):
+    """No adapter reads this kind of file."""
+
+
+class TruncatedError(FormatError):
+    """A declared extent runs past the end of the file."""
+
+
+class BombError(FormatError):
+    """A declared size or amount of work is far above what the stored size justifies."""
+
+
+class UnsupportedError(FormatError):
+    """Valid, but outside what this version reads."""
+
+
+class ChangedError(CkptDoctorError):
+    """The file changed while it was being read."""
+
+
+class ReadError(CkptDoctorError):
+    """The operating system would not give the bytes."""
+
+
+class UsageError(CkptDoctorError):
+    """The caller asked for a file, code, tensor or setting that does not exist."""
