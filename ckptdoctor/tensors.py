@@ -18,6 +18,7 @@ from .sources import Extent, FileSource
 __all__ = [
     "BLOCK_BYTES",
     "Array",
+    "ArrayDecoder",
     "Checksum",
     "Decoder",
     "LayerConfig",
@@ -75,8 +76,8 @@ class TensorInfo:
     big_endian
         Byte order of the stored elements.
     storage
-        Identity of the buffer underneath, empty where it is the tensor's alone.  Equal names mean
-        shared memory, so that an edit to one tensor is an edit to all of them (tied weights).
+        Identity of the buffer underneath, empty where the format has no such thing.  Equal names
+        mean shared memory: an edit to one tensor may be an edit to another (tied weights, views).
     quantisation
         Present where ``encoding`` is ``quantised``.
     layer_name
@@ -227,7 +228,7 @@ class TensorTable(Mapping[str, TensorInfo]):
             )
             for name, value in held.items()
         }
-        return cls(path="<memory>", format="memory", infos=infos, decoder=_ArrayDecoder(held))
+        return cls(path="<memory>", format="memory", infos=infos, decoder=ArrayDecoder(held))
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self.infos[name]
@@ -331,7 +332,9 @@ def _strided(
 
 
 @dataclass(frozen=True, slots=True)
-class _ArrayDecoder:
+class ArrayDecoder:
+    """Decoder over arrays in memory, by tensor name."""
+
     arrays: Mapping[str, Array]
 
     def blocks(self, info: TensorInfo) -> Iterator[Array]:

@@ -493,7 +493,7 @@ def _string(m: _Machine) -> None:
     raw = m.line()
     if len(raw) < 2 or raw[:1] != raw[-1:] or raw[:1] not in b"'\"":
         raise m.bad("a text string without its quotes")
-    m.stack.append(_python2_text(codecs.escape_decode(raw[1:-1])[0]))  # type: ignore[attr-defined]
+    m.stack.append(_python2_text(codecs.escape_decode(raw[1:-1])[0]))
 
 
 @_opcode(b"C")
@@ -644,7 +644,9 @@ def _update(m: _Machine, pairs: list[tuple[Any, Any]]) -> None:
 @_opcode(b"c")
 def _global(m: _Machine) -> None:
     module, name = m.line(), m.line()
-    m.stack.append(m.find_global(module.decode("utf-8", "replace"), name.decode("utf-8", "replace")))
+    m.stack.append(
+        m.find_global(module.decode("utf-8", "replace"), name.decode("utf-8", "replace"))
+    )
 
 
 @_opcode(b"\x93")

@@ -1,0 +1,335 @@
+"""Walks the object a torch pickle holds and names every tensor in it, as `state_dict()` would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ..containers.pickle import Call, Global, PDict, Persistent, PSet
+from ..dtypes import of_numpy
+from ..findings import Finding, Severity, container_finding
+from ..roles import role_of
+from ..tensors import Array, LayerConfig, Role, TensorInfo
+from .numpy_values import array_of, number_of
+from .torch_values import Refusal, Resolver, Value, is_plain_dict
+
+__all__ = ["Tree", "TreeReader"]
+
+MAX_DEPTH: Final = 150
+"""Containers inside each other; real checkpoints reach 30 (pickled modules in Lightning files)."""
+
+MAX_VISITS: Final = 2_000_000
+"""Containers visited: a list that holds another list twice, forty times over, has 2^40 paths."""
+
+MAX_HASHING: Final = 10_000
+"""Elements hashed for one dictionary key; a loader hangs on a key that is a tuple of 2^48."""
+
+MAX_SCALARS: Final = 20_000
+MAX_FINDINGS: Final = 20
+
+
+@dataclass(slots=True)
+class Tree:
+    """What the walk found."""
+
+    infos: dict[str, TensorInfo] = field(default_factory=dict)
+    scalars: dict[str, float | int] = field(default_factory=dict)
+    layers: dict[str, LayerConfig] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+class TreeReader:
+    """One walk over one unpickled object.
+
+    Parameters
+    ----------
+    resolver
+        Turns calls into tensors.
+    where
+        ``file:member`` of the pickle, for findings.
+    """
+
+    def __init__(self, resolver: Resolver, where: str) -> None:
+        self.resolver, self.where = resolver, where
+        self.tree = Tree()
+        self._visits = 0
+        self._open: set[int] = set()
+        self._gave_up = False
+
+    def read(self, root: Any, prefix: tuple[str, ...] = (), role: Role | None = None) -> Tree:
+        """Walk ``root``; ``prefix`` and ``role`` are for parts of a larger whole."""
+        self._walk(root, prefix, (), role)
+        return self.tree
+
+    # path: the name's components; module: those of them that are inside a pickled module, whose
+    # words are a parameter's own name and say nothing about its role.
+
+    def _walk(
+        self, value: Any, path: tuple[str, ...], module: tuple[str, ...], role: Role | None
+    ) -> None:
+        kind = type(value)
+        if kind in (int, float):
+            self._scalar(value, path + module)
+            return
+        if kind not in (Call, PDict, list, tuple, PSet, Persistent):
+            return
+        if kind is Call or kind is Persistent:
+            try:
+                tensor = self.resolver.value(value)
+            except Refusal as refusal:
+                self._refuse(path + module, refusal)
+                return
+            if tensor is not None:
+                self._row(tensor, path, module, role)
+                return
+        if kind is Persistent or not self._enter(value, path + module):
+            return
+        if kind is PDict:
+            self._walk_pairs(value.pairs, path, module, role)
+        elif kind is Call:
+            self._walk_call(value, path, module, role)
+        else:
+            elements = value.elements if kind is PSet else value
+            for index, item in enumerate(elements):
+                if type(item) is not str:
+                    self._step(item, str(index), path, module, role)
+            if kind is PSet:
+                self._check_hashing(elements, path + module)
+        self._open.discard(id(value))
+
+    def _step(
+        self, item: Any, key: str, path: tuple[str, ...], module: tuple[str, ...], role: Role | None
+    ) -> None:
+        if module:
+            self._walk(item, path, (*module, key), role)
+        else:
+            self._walk(item, (*path, key), (), role)
+
+    def _enter(self, value: Any, path: tuple[str, ...]) -> bool:
+        """Whether to look inside a container: not into itself, nor deeper or longer than sane."""
+        self._visits += 1
+        if id(value) in self._open:
+            return False
+        if self._visits > MAX_VISITS or len(self._open) >= MAX_DEPTH:
+            if not self._gave_up:
+                self._gave_up = True
+                limit = (
+                    f"deeper than {MAX_DEPTH} levels"
+                    if len(self._open) >= MAX_DEPTH
+                    else f"to more than {MAX_VISITS:,} containers"
+                )
+                message = (
+                    f"the pickled object at {_shown(path)} unfolds {limit}; the rest was not read"
+                )
+                self._find("CK005", Severity.ERROR, message, unsafe=True)
+            return False
+        self._open.add(id(value))
+        return True
+
+    def _walk_pairs(
+        self,
+        pairs: list[tuple[Any, Any]] | tuple[()],
+        path: tuple[str, ...],
+        module: tuple[str, ...],
+        role: Role | None,
+    ) -> None:
+        for key, item in pairs:
+            if type(key) is not str:
+                self._check_hashing((key,), path + module)
+            if type(item) is not str:
+                self._step(item, _label(key), path, module, role)
+
+    def _walk_call(
+        self, call: Call, path: tuple[str, ...], module: tuple[str, ...], role: Role | None
+    ) -> None:
+        if self._numpy(call, path + module, role):
+            return
+        state = call.state[-1] if call.state else None
+        if type(state) is tuple and len(state) == 2 and type(state[0]) in (PDict, type(None)):
+            state = state[0] or state[1]  # (dict, slots)
+        attributes = dict(_string_pairs(state))
+        if "_modules" in attributes or "_parameters" in attributes:
+            self._walk_module(call, attributes, path, module, role)
+            return
+        if is_plain_dict(call):
+            self._walk_pairs(call.pairs, path, module, role)
+            return
+        if type(call.args) is tuple:
+            for index, item in enumerate(call.args):
+                self._step(item, str(index), path, module, role)
+        self._walk_pairs(call.pairs, path, module, role)
+        for index, item in enumerate(call.elements):
+            self._step(item, str(index), path, module, role)
+        if type(state) in (PDict, Call):
+            self._walk_pairs(state.pairs, path, module, role)
+        elif state is not None:
+            self._step(state, "state", path, module, role)
+
+    def _walk_module(
+        self,
+        call: Call,
+        attributes: Mapping[str, Any],
+        path: tuple[str, ...],
+        module: tuple[str, ...],
+        role: Role | None,
+    ) -> None:
+        """Parameters, buffers and children under their plain names; then what else it carries."""
+        role = role or role_of((*path, "module.parameter")) if not module else role
+        self._layer(call, attributes, ".".join(path + module))
+        for holder in ("_parameters", "_buffers", "_modules"):
+            for key, item in _string_pairs(attributes.get(holder)):
+                if type(item) in (Call, Persistent):
+                    self._walk(item, path, (*module, key), role)
+        for key, item in attributes.items():
+            if key not in _MODULE_MACHINERY and type(item) in (Call, PDict, list, tuple):
+                self._walk(item, path, (*module, key), "other" if role == "model" else role)
+
+    def _layer(self, call: Call, attributes: Mapping[str, Any], name: str) -> None:
+        settings = {
+            key: item
+            for key, item in attributes.items()
+            if type(item) in (int, float, bool, str) and not key.startswith("_")
+        }
+        if not name or len(self.tree.layers) >= MAX_SCALARS or type(call.callee) is not Global:
+            return
+        eps, momentum = settings.get("eps"), settings.get("momentum")
+        self.tree.layers[name] = LayerConfig(
+            name=name,
+            class_name=call.callee.name,
+            epsilon=eps if type(eps) is float else None,
+            momentum=momentum if type(momentum) is float else None,
+            settings=settings,
+        )
+
+    def _numpy(self, call: Call, path: tuple[str, ...], role: Role | None) -> bool:
+        number = number_of(call)
+        if number is not None:
+            self._scalar(number, path)
+            return True
+        array = array_of(call)
+        if array is None:
+            return False
+        row = of_numpy(array.dtype)
+        if row is not None:
+            told = role or role_of(path)
+            name = self._name(path)
+            self.tree.arrays[name] = array
+            self.tree.infos[name] = TensorInfo(
+                name=name,
+                path=path,
+                dtype=row.name,
+                shape=array.shape,
+                role="other" if told == "model" else told,  # a model's weights are torch tensors
+            )
+        return True
+
+    def _row(
+        self, value: Value, path: tuple[str, ...], module: tuple[str, ...], role: Role | None
+    ) -> None:
+        whole = path + module
+        told = role or role_of(whole if not module else (*path, ".".join((*module, ""))))
+        if value.parts:
+            for key, part in value.parts.items():
+                if type(part) in (Call, Persistent):
+                    self._walk(part, (*whole, key), (), told)
+            if value.encoding == "absent":  # a sparse tensor is its parts
+                return
+        name = self._name(whole)
+        if value.note:
+            message = f"{name[:120]!r}: {value.note}; it was not measured"
+            self._find("CK005", Severity.WARNING, message, tensor=name)
+        storage = value.storage
+        self.tree.infos[name] = TensorInfo(
+            name=name,
+            path=whole,
+            dtype=value.dtype,
+            shape=value.shape,
+            role=told,
+            encoding=value.encoding,  # type: ignore[arg-type]
+            extent=value.extent,
+            strides=value.strides,
+            big_endian=storage.big_endian if storage else False,
+            storage=storage.key if storage else "",
+            quantisation=value.quantisation(name),
+        )
+
+    def _name(self, path: tuple[str, ...]) -> str:
+        """Joined path, made unique: ``x`` then ``x#2``."""
+        name = base = ".".join(path) or "tensor"
+        number = 1
+        while name in self.tree.infos:
+            number += 1
+            name = f"{base}#{number}"
+        return name
+
+    def _scalar(self, value: float, path: tuple[str, ...]) -> None:
+        if len(self.tree.scalars) < MAX_SCALARS and path:
+            self.tree.scalars[".".join(path)] = value
+
+    def _refuse(self, path: tuple[str, ...], refusal: Refusal) -> None:
+        name = ".".join(path) or "tensor"
+        code = "CK004" if refusal.truncated else "CK005"
+        message = f"tensor {name[:120]!r} cannot be read: {refusal}"
+        self._find(code, Severity.ERROR, message, tensor=name)
+
+    def _check_hashing(self, keys: Any, path: tuple[str, ...]) -> None:
+        for key in keys:
+            if type(key) is tuple and _hashing(key) > MAX_HASHING:
+                message = (
+                    f"a key at {_shown(path)} is a tuple that unfolds without end: loading hangs"
+                )
+                self._find("CK005", Severity.ERROR, message, unsafe=True)
+                return
+
+    def _find(self, code: str, severity: Severity, message: str, **more: Any) -> None:
+        if len(self.tree.findings) < MAX_FINDINGS:
+            self.tree.findings.append(
+                container_finding(code, severity, message, where=self.where, **more)
+            )
+
+
+_MODULE_MACHINERY = frozenset(
+    {"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"}
+    | {f"_{when}_hooks" for when in ("forward", "backward", "forward_pre", "state_dict")}
+    | {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_backward_pre_hooks"}
+)
+
+
+def _string_pairs(value: Any) -> list[tuple[str, Any]]:
+    pairs = value.pairs if type(value) in (PDict, Call) else ()
+    return [(key, item) for key, item in pairs if type(key) is str]
+
+
+def _label(key: Any) -> str:
+    """``str(key)`` without running anything: class objects and tuples occur as keys too."""
+    kind = type(key)
+    if kind is str:
+        return str(key)
+    if kind is int:
+        return str(key) if key.bit_length() < 256 else f"<integer of {key.bit_length()} bits>"
+    if kind is Global:
+        return str(key.dotted)
+    if kind in (float, bool, bytes, type(None)):
+        return str(key)[:80]
+    if kind is tuple and len(key) <= 8 and all(type(k) in (str, int) for k in key):
+        return "(" + ", ".join(_label(k) for k in key) + ")"
+    if kind is Call and type(key.callee) is Global:
+        return f"<{key.callee.name}>"
+    return f"<{kind.__name__}>"
+
+
+def _shown(path: tuple[str, ...]) -> str:
+    return repr(".".join(path)[:120]) if path else "its top"
+
+
+def _hashing(key: tuple[Any, ...]) -> int:
+    """Elements that hashing a tuple touches, counted once per path, up to `MAX_HASHING`."""
+    todo, count = [key], 0
+    while todo and count <= MAX_HASHING:
+        count += 1
+        item = todo.pop()
+        todo.extend(part for part in item if type(part) is tuple)
+    return count
