@@ -61,7 +61,9 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 def _table() -> dict[str, DType]:
     rows = [DType("bool", 8, "bool", "bool")]
-    rows += [DType(f"{s}int{n}", n, "int", f"{s}int{n}") for s in ("", "u") for n in (8, 16, 32, 64)]
+    rows += [
+        DType(f"{s}int{n}", n, "int", f"{s}int{n}") for s in ("", "u") for n in (8, 16, 32, 64)
+    ]
     rows += [DType(f"float{n}", n, "float", f"float{n}") for n in (16, 32, 64)]
     rows += [DType("bfloat16", 16, "float", "bfloat16")]
     rows += [

@@ -9,16 +9,20 @@ Exception tree: everything this package raises on purpose.
     │   └── UnsupportedError      valid, but outside what this version reads
     ├── ChangedError              the file changed while it was being read
     ├── ReadError                 the operating system would not give the bytes
+    ├── InternalError             a part of this package crashed: what it would have found is unknown
     └── UsageError                the caller asked for something that does not exist
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 __all__ = [
     "BombError",
     "ChangedError",
     "CkptDoctorError",
     "FormatError",
+    "InternalError",
     "ReadError",
     "TruncatedError",
     "UnknownFormatError",
@@ -39,6 +43,11 @@ class CkptDoctorError(Exception):
     hint
         What to do next: a sentence or a command.
 
+    Attributes
+    ----------
+    findings
+        What was seen of the file before giving up (`ckptdoctor.findings.Finding`).
+
     Examples
     --------
     >>> str(FormatError("expected a header of 8 bytes, found 3", where="m.safetensors+0"))
@@ -51,6 +60,7 @@ class CkptDoctorError(Exception):
         self.message = message
         self.where = where
         self.hint = hint
+        self.findings: tuple[Any, ...] = ()
 
 
 class FormatError(CkptDoctorError):
@@ -79,6 +89,10 @@ class ChangedError(CkptDoctorError):
 
 class ReadError(CkptDoctorError):
     """The operating system would not give the bytes."""
+
+
+class InternalError(CkptDoctorError):
+    """A part of this package crashed; what it would have found is unknown, so nothing passes."""
 
 
 class UsageError(CkptDoctorError):

@@ -127,7 +127,11 @@ def keras_role_of(path: Sequence[str]) -> Role:
     """
     if "seed_generator" in path or "random_generator" in path:
         return "other"
-    return next(r.role for r in KERAS_CONVENTIONS if re.fullmatch(r.keys, path[0])) if path else "model"
+    return (
+        next(r.role for r in KERAS_CONVENTIONS if re.fullmatch(r.keys, path[0]))
+        if path
+        else "model"
+    )
 
 
 @functools.lru_cache(maxsize=4096)

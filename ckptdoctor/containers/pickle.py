@@ -15,7 +15,17 @@ from typing import Any, Final
 
 from ..errors import BombError, FormatError, TruncatedError, UnsupportedError
 
-__all__ = ["MAX_OPCODES", "Call", "Global", "PDict", "PSet", "Persistent", "Unpickled", "unpickle"]
+__all__ = [
+    "MAX_OPCODES",
+    "Call",
+    "Global",
+    "PDict",
+    "PSet",
+    "Persistent",
+    "PickleError",
+    "Unpickled",
+    "unpickle",
+]
 
 MAX_OPCODES: Final = 16_000_000
 """About 450,000 tensors; the machine then has spent some 5 seconds and 2 GB at the very most."""
@@ -96,28 +106,30 @@ class Unpickled:
     """What one pickle holds.
 
     ``end`` is the offset behind its STOP; ``globals`` every name it mentions, in order;
-    ``computed`` the offsets of calls whose callee is itself the result of a call.
+    ``computed`` the offsets of calls whose callee is itself the result of a call; ``persistents``
+    all references to the outside.
     """
 
     value: Any
     end: int
     globals: tuple[Global, ...]
     computed: tuple[int, ...]
+    persistents: tuple[Persistent, ...]
 
 
 class _Stop(Exception):
     pass
 
 
-class PickleError(FormatError):
-    """A malformed pickle; ``globals`` are the names seen before it broke."""
-
-    globals: tuple[Global, ...] = ()
-    computed: tuple[int, ...] = ()
-
-
-def unpickle(data: bytes, where: str, *, start: int = 0, total: int | None = None) -> Unpickled:
-    """Interpret the pickle at ``data[start:]``.
+def unpickle(
+    data: bytes,
+    where: str,
+    *,
+    base: int = 0,
+    total: int | None = None,
+    persistent_load: Callable[[Any], Any] = Persistent,
+) -> Unpickled:
+    """Interpret the pickle at the start of ``data``.
 
     Parameters
     ----------
@@ -125,10 +137,12 @@ def unpickle(data: bytes, where: str, *, start: int = 0, total: int | None = Non
         The bytes, or the first of them.
     where
         Name of the file or member for messages.
-    start
-        Offset of the first opcode.
+    base
+        Offset of ``data`` in it, for messages.
     total
-        Bytes that follow ``start`` in the file when ``data`` is only its beginning.
+        Bytes that the file has from there when ``data`` is only its beginning.
+    persistent_load
+        What a persistent id becomes on the stack.
 
     Raises
     ------
@@ -147,14 +161,25 @@ def unpickle(data: bytes, where: str, *, start: int = 0, total: int | None = Non
     >>> unpickle(b"cos\\nsystem\\n(S'ls'\\ntR.", "x").globals[0].dotted
     'os.system'
     """
-    machine = _Machine(data, start, where, len(data) if total is None else start + total)
+    machine = _Machine(data, where, base, len(data) if total is None else total)
+    machine.persistent_load = persistent_load
     try:
         value = machine.run()
     except FormatError as error:
-        error.globals = tuple(machine.globals.values())  # type: ignore[attr-defined]
-        error.computed = tuple(machine.computed)  # type: ignore[attr-defined]
-        raise
-    return Unpickled(value, machine.pos, tuple(machine.globals.values()), tuple(machine.computed))
+        raise PickleError(error, machine.seen(None)) from None
+    return machine.seen(value)
+
+
+class PickleError(FormatError):
+    """A pickle that cannot be finished.
+
+    ``reason`` is the error proper; ``seen`` what was gathered before it broke.
+    """
+
+    def __init__(self, reason: FormatError, seen: Unpickled) -> None:
+        super().__init__(reason.message, where=reason.where, hint=reason.hint)
+        self.reason = reason
+        self.seen = seen
 
 
 _Handler = Callable[["_Machine"], None]
@@ -173,15 +198,29 @@ def _opcode(*codes: bytes) -> Callable[[_Handler], _Handler]:
 class _Machine:
     """Stack, marks and memo of one run; `globals` and `computed` survive an error."""
 
-    __slots__ = ("computed", "data", "globals", "limit", "marks", "memo", "pos", "stack", "where")
+    __slots__ = (
+        *("base", "computed", "data", "globals", "limit", "marks", "memo", "persistent_load"),
+        *("persistents", "pos", "stack", "where"),
+    )
 
-    def __init__(self, data: bytes, start: int, where: str, limit: int) -> None:
-        self.data, self.pos, self.where, self.limit = data, start, where, limit
+    def __init__(self, data: bytes, where: str, base: int, limit: int) -> None:
+        self.data, self.pos, self.where, self.base, self.limit = data, 0, where, base, limit
+        self.persistent_load: Callable[[Any], Any] = Persistent
+        self.persistents: list[Persistent] = []
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         self.globals: dict[tuple[str, str, bool], Global] = {}
         self.computed: list[int] = []
+
+    def seen(self, value: Any) -> Unpickled:
+        return Unpickled(
+            value,
+            self.pos,
+            tuple(self.globals.values()),
+            tuple(self.computed),
+            tuple(self.persistents),
+        )
 
     def run(self) -> Any:
         data, dispatch = self.data, _DISPATCH
@@ -204,15 +243,18 @@ class _Machine:
             raise self.bad(f"malformed pickle argument ({type(error).__name__})") from None
         raise BombError(
             f"expected at most {MAX_OPCODES:,} pickle opcodes, found more",
-            where=f"{self.where}+{self.pos}",
+            where=self.place(self.pos),
         )
 
+    def place(self, at: int) -> str:
+        return f"{self.where}+{self.base + at}"
+
     def bad(self, message: str) -> FormatError:
-        return FormatError(message, where=f"{self.where}+{max(0, self.pos - 1)}")
+        return FormatError(message, where=self.place(max(0, self.pos - 1)))
 
     def short(self, at: int, length: int) -> TruncatedError:
         message = f"pickle ends early: expected {length} more bytes, {self.limit - at} are left"
-        return TruncatedError(message, where=f"{self.where}+{at}")
+        return TruncatedError(message, where=self.place(at))
 
     def take(self, length: int) -> bytes:
         start, end = self.pos, self.pos + length
@@ -251,7 +293,7 @@ class _Machine:
         key = (module, name, plain)
         found = self.globals.get(key)
         if found is None:
-            found = Global(module, name, self.pos - 1, computed=not plain)
+            found = Global(module, name, self.base + self.pos - 1, computed=not plain)
             self.globals[key] = found
         return found
 
@@ -261,7 +303,7 @@ class _Machine:
             if callee.module not in _QUIET:
                 self._note_arguments(callee, args)
         else:
-            self.computed.append(self.pos - 1)
+            self.computed.append(self.base + self.pos - 1)
         return Call(callee, args)
 
     @staticmethod
@@ -284,7 +326,7 @@ def _proto(m: _Machine) -> None:
     version = m.uint(1)
     if version > 5:
         raise UnsupportedError(
-            f"expected pickle protocol 0 to 5, found {version}", where=f"{m.where}+{m.pos - 2}"
+            f"expected pickle protocol 0 to 5, found {version}", where=m.place(m.pos - 2)
         )
 
 
@@ -698,9 +740,9 @@ def _newobj_ex(m: _Machine) -> None:
 def _new(m: _Machine, cls: Any, args: Any) -> Call:
     if type(cls) is Global:
         cls.built = True
-        m._note_arguments(cls, args)  # noqa: SLF001
+        m._note_arguments(cls, args)
     else:
-        m.computed.append(m.pos - 1)
+        m.computed.append(m.base + m.pos - 1)
     return Call(cls, args)
 
 
@@ -712,14 +754,21 @@ def _build(m: _Machine) -> None:
         target.state = [*target.state, state]
     elif type(target) is Global:
         target.called = True  # sets attributes on the class or function itself
-        m.computed.append(m.pos - 1)
+        m.computed.append(m.base + m.pos - 1)
 
 
 @_opcode(b"P")
 def _persid(m: _Machine) -> None:
-    m.stack.append(Persistent(m.line().decode("ascii", "replace")))
+    _persist(m, m.line().decode("ascii", "replace"))
 
 
 @_opcode(b"Q")
 def _binpersid(m: _Machine) -> None:
-    m.stack[-1] = Persistent(m.stack[-1])
+    _persist(m, m.stack.pop())
+
+
+def _persist(m: _Machine, pid: Any) -> None:
+    found = m.persistent_load(pid)
+    if type(found) is Persistent:
+        m.persistents.append(found)
+    m.stack.append(found)

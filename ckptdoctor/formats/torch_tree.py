@@ -19,8 +19,9 @@ __all__ = ["Tree", "TreeReader"]
 MAX_DEPTH: Final = 150
 """Containers inside each other; real checkpoints reach 30 (pickled modules in Lightning files)."""
 
-MAX_VISITS: Final = 2_000_000
-"""Containers visited: a list that holds another list twice, forty times over, has 2^40 paths."""
+FREE_VISITS: Final = 50_000
+"""Containers visited beyond one for each byte of the pickle, since shared ones count again: a list
+that holds another list twice, forty times over, has 2^40 paths in 200 bytes."""
 
 MAX_HASHING: Final = 10_000
 """Elements hashed for one dictionary key; a loader hangs on a key that is a tuple of 2^48."""
@@ -50,10 +51,13 @@ class TreeReader:
         Turns calls into tensors.
     where
         ``file:member`` of the pickle, for findings.
+    size
+        Bytes of the pickle: what the walk may cost is measured by it.
     """
 
-    def __init__(self, resolver: Resolver, where: str) -> None:
+    def __init__(self, resolver: Resolver, where: str, size: int) -> None:
         self.resolver, self.where = resolver, where
+        self._budget = FREE_VISITS + size
         self.tree = Tree()
         self._visits = 0
         self._open: set[int] = set()
@@ -113,13 +117,13 @@ class TreeReader:
         self._visits += 1
         if id(value) in self._open:
             return False
-        if self._visits > MAX_VISITS or len(self._open) >= MAX_DEPTH:
+        if self._visits > self._budget or len(self._open) >= MAX_DEPTH:
             if not self._gave_up:
                 self._gave_up = True
                 limit = (
                     f"deeper than {MAX_DEPTH} levels"
                     if len(self._open) >= MAX_DEPTH
-                    else f"to more than {MAX_VISITS:,} containers"
+                    else f"to more than {self._budget:,} containers"
                 )
                 message = (
                     f"the pickled object at {_shown(path)} unfolds {limit}; the rest was not read"
@@ -157,13 +161,15 @@ class TreeReader:
         if is_plain_dict(call):
             self._walk_pairs(call.pairs, path, module, role)
             return
+        if type(call.callee) is Global and call.callee.module.startswith("__torch__"):
+            self._layer(call, attributes, ".".join(path))
         if type(call.args) is tuple:
             for index, item in enumerate(call.args):
                 self._step(item, str(index), path, module, role)
         self._walk_pairs(call.pairs, path, module, role)
         for index, item in enumerate(call.elements):
             self._step(item, str(index), path, module, role)
-        if type(state) in (PDict, Call):
+        if isinstance(state, (PDict, Call)):
             self._walk_pairs(state.pairs, path, module, role)
         elif state is not None:
             self._step(state, "state", path, module, role)
@@ -257,7 +263,7 @@ class TreeReader:
         )
 
     def _name(self, path: tuple[str, ...]) -> str:
-        """Joined path, made unique: ``x`` then ``x#2``."""
+        """Join a path and make it unique: ``x`` then ``x#2``."""
         name = base = ".".join(path) or "tensor"
         number = 1
         while name in self.tree.infos:
@@ -271,9 +277,8 @@ class TreeReader:
 
     def _refuse(self, path: tuple[str, ...], refusal: Refusal) -> None:
         name = ".".join(path) or "tensor"
-        code = "CK004" if refusal.truncated else "CK005"
         message = f"tensor {name[:120]!r} cannot be read: {refusal}"
-        self._find(code, Severity.ERROR, message, tensor=name)
+        self._find(refusal.code, Severity.ERROR, message, tensor=name)
 
     def _check_hashing(self, keys: Any, path: tuple[str, ...]) -> None:
         for key in keys:

@@ -16,11 +16,11 @@ __all__ = ["Refusal", "Resolver", "Storage", "Value", "storage_dtype"]
 
 
 class Refusal(Exception):
-    """A tensor of the pickle cannot be what it claims; the text says why."""
+    """A tensor of the pickle cannot be what it claims; the text says why, the code how to file it."""
 
-    def __init__(self, message: str, *, truncated: bool = False) -> None:
+    def __init__(self, message: str, *, code: str = "CK005") -> None:
         super().__init__(message)
-        self.truncated = truncated
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def storage_dtype(kind: Any) -> str | None:
     Refusal
         If it is no storage class.
     """
-    name = kind.name if type(kind) is Global else None
+    name = kind.name if type(kind) is Global else ""
     if name == "UntypedStorage":
         return None
     if name in TORCH_STORAGES:
@@ -189,6 +189,8 @@ def _view(storage: Storage, dtype: str, offset: Any, size: Any, stride: Any, **m
     row = DTYPES[dtype]
     base = storage.extent
     elements = math.prod(shape)
+    if elements >= 1 << 62:
+        raise Refusal("its size is beyond 2^62 elements")
     if not elements:
         empty = Extent(base.source, base.offset, 0)
         return Value(dtype=dtype, shape=shape, extent=empty, storage=storage, **more)
@@ -198,7 +200,7 @@ def _view(storage: Storage, dtype: str, offset: Any, size: Any, stride: Any, **m
     if first_byte + length > base.length:
         message = f"it needs bytes {first_byte} to {first_byte + length} of storage"
         message += f" {storage.key!r:.60}, which has {base.length}"
-        raise Refusal(message, truncated=True)
+        raise Refusal(message, code="CK004")
     dense = last + 1 == elements and _is_row_major(shape, strides)
     if elements > 4 * (last + 1) + 4096:  # an expanded view: mostly the same elements again
         more = {**more, "encoding": "opaque"}
@@ -292,11 +294,11 @@ def _sparse(r: Resolver, layout: Any, data: Any, *_: Any) -> Value:
     parts = dict(zip(names, data, strict=False))
     values = r.inner(parts["values"])
     size = _counts(data[len(names)], "size") if len(data) > len(names) else values.shape
-    _check_sparse(r, parts, size)
+    _check_sparse(r, parts)
     return Value(dtype=values.dtype, shape=size, encoding="absent", parts=parts)
 
 
-def _check_sparse(r: Resolver, parts: Mapping[str, Any], size: tuple[int, ...]) -> None:
+def _check_sparse(r: Resolver, parts: Mapping[str, Any]) -> None:
     """Compressed layouts: index counts must agree, and the last row pointer with the values."""
     values = r.inner(parts["values"])
     if "indices" in parts:

@@ -1,0 +1,239 @@
+"""Local headers of a zip archive against its directory; `ckptdoctor.containers.zip` uses it."""
+
+from __future__ import annotations
+
+import struct
+
+from ..findings import Severity
+from ..sources import ByteSource
+from .inflate import MAX_RATIO
+from .zip_directory import (
+    CENTRAL_BYTES,
+    CENTRAL_SIGN,
+    END64_SIGN,
+    END_SIGN,
+    LOCAL_SIGN,
+    MAX32,
+    Directory,
+    Oddities,
+    fields,
+    short,
+)
+
+__all__ = ["DEFLATED", "ENCRYPTED", "STORED", "Locals"]
+
+STORED, DEFLATED = 0, 8
+ENCRYPTED, DESCRIBED = 1, 8
+SUSPECT = ENCRYPTED | 0x20 | 0x40 | 0x2000
+"""Flags that loaders disagree about: encrypted, patched, strongly encrypted, masked headers."""
+_DESCRIPTOR_SIGN = b"PK\7\x08"
+_LOCAL_BYTES = 30
+_NOTHING = bytes(12)
+# signature, flags, method, crc, stored, size, name and extra lengths
+_LOCAL = struct.Struct("<4s2xHH4xIIIHH")
+
+
+class Locals:
+    """Walk over the local headers in file order, and over what lies between the members.
+
+    Parameters
+    ----------
+    source
+        The archive.
+    directory
+        Its directory; ``broken`` is added to, and flags that only the directory claims to be
+        encrypted by are taken back (the bytes are what loaders would read).
+    oddities
+        Where findings go.
+    """
+
+    BLOCK, LITTLE = 1 << 18, 1 << 10
+    DENSE = 16
+    """A large block is read only where the last one served so many members: what is read stays
+    in proportion to the directory however the members are strewn."""
+
+    def __init__(self, source: ByteSource, directory: Directory, oddities: Oddities) -> None:
+        self._source, self._directory, self._oddities = source, directory, oddities
+        self._end, self._broken = directory.end, directory.broken
+        self._block, self._start, self._turn, self._large_at = b"", 0, 0, -self.DENSE
+
+    def places(self) -> list[int]:
+        """Offset of each member's data in the source; -1 where ``directory.broken`` says why."""
+        directory = self._directory
+        at, headers, lengths = directory.at, directory.headers, directory.lengths
+        flags, stored, raw = directory.flags, directory.stored, directory.raw
+        broken, limit = self._broken, self._end.end64
+        places = [-1] * len(headers)
+        claimed = 0  # every byte before it belongs to some member; -1: not known
+        for self._turn, i in enumerate(sorted(range(len(headers)), key=headers.__getitem__)):
+            header, named, entry = headers[i], _LOCAL_BYTES + lengths[i], at[i]
+            q = self._at(header, named) if header + named <= limit else -1
+            block = self._block
+            same = q >= 0 and (
+                block[q + 30 : q + named] == raw[entry + 46 : entry + 16 + named]
+                and block[q : q + 4] == LOCAL_SIGN
+                and (
+                    raw[entry + 8 : entry + 30] == block[q + 6 : q + 28]
+                    if not flags[i] & DESCRIBED
+                    else raw[entry + 8 : entry + 12] == block[q + 6 : q + 10]
+                    and block[q + 14 : q + 26] == _NOTHING
+                    and raw[entry + 28 : entry + 30] == block[q + 26 : q + 28]
+                )
+            )
+            if not same and not self._compare(i, q):
+                claimed = -1
+                continue
+            data = header + 30 + (block[q + 26] | block[q + 27] << 8)
+            data += block[q + 28] | block[q + 29] << 8
+            if not self._sound(i, data):
+                claimed = -1
+                continue
+            places[i] = data
+            if header != claimed:
+                self._between(claimed, header, directory.names[i])
+            stop = data + stored[i]
+            if flags[i] & DESCRIBED:
+                stop = self._described(i, stop)
+            claimed = max(claimed, stop)
+        for i, reason in broken.items():
+            self._oddities.add("broken members", Severity.ERROR, reason, directory.names[i])
+        self._finish(claimed)
+        return places
+
+    def _at(self, offset: int, length: int) -> int:
+        """Index in ``_block`` of the byte at ``offset``, with at least ``length`` behind it."""
+        q = offset - self._start
+        if q >= 0 and q + length <= len(self._block):
+            return q
+        take = self.LITTLE
+        if self._turn - self._large_at >= self.DENSE:
+            take, self._large_at = self.BLOCK, self._turn
+        take = min(max(take, length), self._source.size - offset)
+        self._block, self._start = self._source.pread(offset, take), offset
+        return 0
+
+    def _sound(self, i: int, data: int) -> bool:
+        """Whether the data lies in the file and its sizes can be true."""
+        directory = self._directory
+        stored, size = directory.stored[i], directory.sizes[i]
+        method, flags = directory.methods[i], directory.flags[i]
+        if method or flags & SUSPECT:
+            self._judge_method(i)
+        if i in self._broken:
+            return False
+        if data + stored > self._end.end64:
+            self._broken[i] = f"its {stored:,} bytes at {data:,} run past the end of the archive"
+        elif method == STORED and stored != size:
+            self._broken[i] = f"stored without compression, yet {stored:,} bytes are {size:,}"
+        else:
+            return True
+        return False
+
+    def _compare(self, i: int, q: int) -> bool:
+        """Compare field by field; False where the member cannot be found at all."""
+        directory, header = self._directory, self._directory.headers[i]
+        if q < 0:
+            self._broken[i] = f"its header is to lie at {header:,}, beyond the end of the archive"
+            return False
+        sign, flags, method, crc, stored, size, names, extras = _LOCAL.unpack_from(self._block, q)
+        if sign != LOCAL_SIGN:
+            self._broken[i] = f"expected its header PK\\3\\4 at {header:,}, found {sign!r}"
+            return False
+        length = min(_LOCAL_BYTES + names + extras, self._source.size - header)
+        head = self._source.pread(header, length)
+        name, extra = head[_LOCAL_BYTES : _LOCAL_BYTES + names], head[_LOCAL_BYTES + names :]
+        if MAX32 in (stored, size):
+            wide = fields(extra).get(1, b"")
+            size, stored = struct.unpack_from("<2Q", wide) if len(wide) >= 16 else (size, stored)
+        entry = directory.at[i] + CENTRAL_BYTES
+        differ = []
+        if name != directory.raw[entry : entry + directory.lengths[i]]:
+            differ.append(f"name {short(name.decode('utf-8', 'backslashreplace'))!r}")
+        if (flags ^ directory.flags[i]) & (SUSPECT | DESCRIBED):
+            differ.append(f"flags {directory.flags[i]:#x} and {flags:#x}")
+            directory.flags[i] &= flags | ~ENCRYPTED
+        if method != directory.methods[i]:
+            differ.append(f"method {directory.methods[i]} and {method}")
+        for what, mine, other in (
+            ("CRC-32", directory.crcs[i], crc),
+            ("stored size", directory.stored[i], stored),
+            ("size", directory.sizes[i], size),
+        ):
+            if mine != other and (other or not flags & DESCRIBED):
+                differ.append(f"{what} {mine:,} and {other:,}")
+        if differ:
+            message = f"directory and local header differ: {', '.join(differ)}: loaders disagree"
+            self._oddities.add("headers that differ", Severity.ERROR, message, directory.names[i])
+        return True
+
+    def _judge_method(self, i: int) -> None:
+        directory = self._directory
+        flags, method, name = directory.flags[i], directory.methods[i], directory.names[i]
+        stored, size = directory.stored[i], directory.sizes[i]
+        if flags & SUSPECT:
+            what = "as encrypted" if flags & ENCRYPTED else f"with flags {flags:#x}"
+            message = f"marked {what}: some loaders refuse the member, some read it all the same"
+            self._oddities.add("encrypted members", Severity.ERROR, message, name)
+        if method not in (STORED, DEFLATED):
+            message = f"compression method {method}: no framework writes it, few loaders read it"
+            self._oddities.add("compression methods", Severity.ERROR, message, name)
+        elif method == DEFLATED and size > (stored + 1) * MAX_RATIO and i not in self._broken:
+            self._broken[i] = f"{size:,} bytes cannot come from {stored:,} deflated ones"
+
+    def _described(self, i: int, stop: int) -> int:
+        """Offset behind the data descriptor, in whichever of its four forms it was written."""
+        directory = self._directory
+        entry, room = directory.at[i], self._end.directory - stop
+        if room >= 16:
+            q = self._at(stop, 16)
+            block = self._block
+            same = block[q + 4 : q + 16] == directory.raw[entry + 16 : entry + 28]
+            if same and block[q : q + 4] == _DESCRIPTOR_SIGN:
+                return stop + 16
+        found = self._source.pread(stop, max(0, min(24, room)))
+        crc, stored, size = directory.crcs[i], directory.stored[i], directory.sizes[i]
+        for sign in (_DESCRIPTOR_SIGN, b""):
+            for form in ("<IQQ", "<III") if max(stored, size) <= MAX32 else ("<IQQ",):
+                expected = sign + struct.pack(form, crc, stored, size)
+                if found.startswith(expected):
+                    return stop + len(expected)
+        message = "the data descriptor behind the member differs from the directory"
+        self._oddities.add("data descriptors", Severity.WARNING, message, directory.names[i])
+        return stop + 16 if found[:4] == _DESCRIPTOR_SIGN else stop
+
+    def _between(self, claimed: int, header: int, name: str) -> None:
+        """Judge the bytes between two members, which should be none."""
+        if header < claimed:
+            message = f"overlaps the member before it by {claimed - header:,} bytes"
+            self._oddities.add("overlapping members", Severity.ERROR, message, name)
+        elif not claimed:
+            message = f"{header:,} bytes stand before the archive: loaders disagree about that"
+            self._oddities.add("bytes before", Severity.ERROR, message)
+        elif claimed > 0:
+            self._unlisted(claimed, header)
+
+    def _unlisted(self, start: int, stop: int) -> None:
+        head = self._source.pread(start, min(4, stop - start))
+        if head in (LOCAL_SIGN, CENTRAL_SIGN, END_SIGN, END64_SIGN):
+            message = (
+                f"{stop - start:,} bytes at {start:,} hold entries that the directory does not"
+            )
+            self._oddities.add("hidden entries", Severity.ERROR, message)
+        else:
+            message = f"{stop - start:,} bytes at {start:,} belong to no member"
+            self._oddities.add("bytes of no member", Severity.NOTE, message)
+
+    def _finish(self, claimed: int) -> None:
+        """Judge what lies between the last member, the directory and the end records."""
+        end = self._end
+        if claimed > end.directory:
+            message = (
+                f"the last member reaches {claimed - end.directory:,} bytes into the directory"
+            )
+            self._oddities.add("overlapping members", Severity.ERROR, message)
+        elif claimed < end.directory:
+            self._between(claimed, end.directory, "")
+        between = end.end64 - end.directory - end.size
+        if between:
+            message = f"{between:,} bytes stand between directory and end record: loaders disagree"
+            self._oddities.add("bytes before the end", Severity.ERROR, message)

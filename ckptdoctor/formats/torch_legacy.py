@@ -1,0 +1,117 @@
+"""torch.save before 1.6: a stream of pickles with raw storages behind, or (0.1) a tar archive."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any, Final
+
+from ..containers.pickle import Global, Persistent
+from ..errors import FormatError, UnknownFormatError
+from ..sources import FileSource
+from ..tensors import ArrayDecoder, TensorTable
+from .base import ReadOptions
+from .torch_stream import PickleStream, Storages
+from .torch_tar import is_tar, read_tar
+from .torch_tree import TreeReader
+from .torch_values import Resolver
+
+__all__ = ["TorchLegacy"]
+
+MAGIC: Final = 0x1950A86A20F9469CFC6C
+PROTOCOL: Final = 1001
+
+
+class TorchLegacy:
+    """Both forms, and bare pickles, which are refused with the names in them."""
+
+    name = "torch-legacy"
+    spec = "https://github.com/pytorch/pytorch/blob/main/torch/serialization.py"
+    summary = "PyTorch before 1.6: the stream of pickles, and the tar form of 0.1"
+
+    def sniff(self, head: bytes, source: FileSource) -> bool:  # noqa: ARG002
+        return is_tar(head) or looks_like_pickle(head)
+
+    def read(self, source: FileSource, options: ReadOptions) -> TensorTable:  # noqa: ARG002
+        collecting = gc.isenabled()
+        gc.disable()  # as in torch_zip: collections find nothing while a pickle is interpreted
+        try:
+            if is_tar(source.pread(0, min(512, source.size))):
+                return read_tar(source)
+            return _read_stream(source)
+        finally:
+            if collecting:
+                gc.enable()
+
+
+def looks_like_pickle(head: bytes) -> bool:
+    """Whether bytes start like a pickle: a protocol mark, or opcodes that old protocols start with."""
+    if len(head) > 2 and head[0] == 0x80 and head[1] <= 5:
+        return True
+    # protocols 0 and 1 start with a name to import, or with a container and its memo entry
+    first = head.partition(b"\n")[0]
+    if head[:1] == b"c" and first[1:].replace(b".", b"").replace(b"_", b"").isalnum():
+        return b"\n" in head[len(first) + 1 :]
+    return head[:2] in (b"(d", b"(l", b"(i", b"(c", b"}q", b"]q", b"(t") and len(head) > 4
+
+
+def _class_or_storage(pid: Any) -> Any:
+    """Resolve a persistent id; old modules carried their class with its source code: the class stays."""
+    if type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and type(pid[1]) is Global:
+        return pid[1]
+    return Persistent(pid)
+
+
+# The stream.
+
+
+def _read_stream(source: FileSource) -> TensorTable:
+    stream = PickleStream(source)
+    magic = stream.next().value
+    if type(magic) is not int or magic != MAGIC:
+        raise _bare_pickle(stream)
+    version = stream.next().value
+    if type(version) is not int or version != PROTOCOL:
+        error = FormatError(
+            f"expected protocol version {PROTOCOL} behind the magic number, found another",
+            where=f"{source.name}+{stream.pos}",
+        )
+        error.findings = tuple(stream.findings)
+        raise error
+    stream.next()  # sys_info: byte order and sizes of the machine; storages are little-endian
+    root = stream.next(_class_or_storage)
+    storages = Storages(source)
+    storages.declare(root.persistents)
+    storages.read_stream(stream)
+    tree = TreeReader(Resolver(storages.find), source.name, root.end).read(root.value)
+    return TensorTable(
+        path=source.name,
+        format=TorchLegacy.name,
+        infos=tree.infos,
+        metadata={"framework": "torch"},
+        scalars=tree.scalars,
+        layers=tree.layers,
+        findings=(*stream.findings, *storages.findings, *tree.findings),
+        decoder=ArrayDecoder(tree.arrays) if tree.arrays else None,
+        files=(source,),
+    )
+
+
+def _bare_pickle(stream: PickleStream) -> UnknownFormatError:
+    """Refuse a pickle that is no torch file, with every name it would import."""
+    for _ in range(16):
+        head = stream.source.pread(stream.pos, min(16, stream.source.size - stream.pos))
+        if not looks_like_pickle(head):
+            break
+        try:
+            stream.next()
+        except FormatError:
+            break
+    names = sorted({name for f in stream.findings for name in f.measured.get("globals", ())})
+    shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    error = UnknownFormatError(
+        "a bare pickle, no checkpoint of torch" + (f"; it names {shown[:400]}" if names else ""),
+        where=stream.source.name,
+        hint="do not unpickle it unless you trust who made it",
+    )
+    error.findings = tuple(stream.findings)
+    return error

@@ -1,0 +1,93 @@
+"""What must hold before a commit: ``nox`` runs all of it, ``nox -l`` lists it, one ``-s`` each."""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = False
+nox.options.sessions = ["lint", "types", "imports", "no_frameworks", "oracle", "samples"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+CODE = ["ckptdoctor", "tests", "benchmarks", "sample_checkpoints", "noxfile.py"]
+FRAMEWORKS = ["torch", "tensorflow", "tf_keras"]
+PINNED = ["--constraint", ".ci/constraints.txt"]
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TF_USE_LEGACY_KERAS": "0"}
+IS_FREE_OF_FRAMEWORKS = """
+import importlib.util, sys
+found = [name for name in ("torch", "tensorflow", "keras", "tf_keras", "jax")
+         if importlib.util.find_spec(name)]
+sys.exit(f"this session must run without {found}" if found else 0)
+"""
+
+
+def _group(name: str) -> list[str]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff: rules and format."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict."""
+    session.install("-e", ".", *_group("types"))
+    session.run("mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Import contracts: data flows one way."""
+    session.install("-e", ".", *_group("imports"))
+    session.run("lint-imports")
+
+
+@nox.session
+def no_frameworks(session: nox.Session) -> None:
+    """The suite with neither torch nor TensorFlow installed, and proof of that."""
+    session.install("-e", ".", *_group("tests"))
+    session.run("python", "-c", IS_FREE_OF_FRAMEWORKS)
+    session.run("pytest", "-m", "not oracle", *session.posargs)
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """The same suite on every supported Python; interpreters that are missing are skipped."""
+    session.install("-e", ".", *_group("tests"))
+    session.run("pytest", "-m", "not oracle", *session.posargs)
+
+
+@nox.session(python="3.11")
+def lowest(session: nox.Session) -> None:
+    """The same suite with the lowest versions of the dependencies that we promise."""
+    pinned = ["--constraint", ".ci/constraints-lowest.txt"]
+    session.install("-e", ".", *_group("tests"), *pinned)
+    session.run("pytest", "-m", "not oracle", *session.posargs)
+
+
+@nox.session
+def oracle(session: nox.Session) -> None:
+    """What real torch, TensorFlow, Keras, safetensors and h5py write and read."""
+    session.install("-e", ".", *_group("tests"), *FRAMEWORKS, *PINNED)
+    session.run("pytest", "-m", "oracle", *session.posargs, env=QUIET)
+
+
+@nox.session
+def samples(session: nox.Session) -> None:
+    """Make the samples again and compare them with the committed ones."""
+    session.install("-e", ".", *FRAMEWORKS, *PINNED)
+    session.run("python", "sample_checkpoints/make.py", "--check", env=QUIET)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Speed and memory as ratios; takes minutes and 5 GB of disk, so not by default."""
+    session.install("-e", ".", *FRAMEWORKS, *PINNED)
+    session.run("python", "-m", "benchmarks", *session.posargs, env=QUIET)
