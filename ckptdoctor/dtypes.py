@@ -42,7 +42,8 @@ class DType:
     @property
     def numpy(self) -> np.dtype[Any]:
         """NumPy dtype of the stored elements in native order; imports ml_dtypes where needed."""
-        return _numpy_dtype(self.stored)
+        dtype: np.dtype[Any] = _numpy_dtype(self.stored)
+        return dtype
 
     def nbytes(self, count: int) -> int:
         """Bytes that ``count`` elements take when stored without gaps."""

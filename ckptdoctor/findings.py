@@ -79,7 +79,7 @@ def container_finding(
     unsafe: bool = False,
     **measured: Any,
 ) -> Finding:
-    """Finding about the file itself, as adapters make them.
+    """Make a finding about the file itself, as adapters do.
 
     Examples
     --------

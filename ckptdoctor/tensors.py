@@ -294,21 +294,16 @@ class TensorTable(Mapping[str, TensorInfo]):
             yield from _strided(info, info.extent, info.strides, max_bytes)
 
 
-def _stored_dtype(info: TensorInfo) -> np.dtype[Any]:
-    dtype = info.kind.numpy
-    return dtype.newbyteorder(">") if info.big_endian else dtype
-
-
-def _native(block: Array) -> Array:
-    return block.astype(block.dtype.newbyteorder("="), copy=False)
+def _native(block: Array, info: TensorInfo) -> Array:
+    return block.byteswap() if info.big_endian else block
 
 
 def _contiguous(info: TensorInfo, extent: Extent, max_bytes: int) -> Iterator[Array]:
-    dtype = _stored_dtype(info)
+    dtype = info.kind.numpy
     step = max(1, max_bytes // dtype.itemsize) * dtype.itemsize
     for start in range(0, extent.length, step):
         raw = extent.source.pread(extent.offset + start, min(step, extent.length - start))
-        yield _native(np.frombuffer(raw, dtype))
+        yield _native(np.frombuffer(raw, dtype), info)
 
 
 def _strided(
@@ -319,16 +314,19 @@ def _strided(
     Adapters only give strides to tensors whose span the file holds, so memory is bounded by the
     file, and in practice by one storage.
     """
-    dtype = _stored_dtype(info)
-    span = np.frombuffer(extent.read(), dtype)
+    dtype = info.kind.numpy
+    # as unsigned words: NumPy cannot stride over the types of ml_dtypes
+    word = np.dtype(f"u{dtype.itemsize}") if dtype.itemsize <= 8 else dtype
+    span = np.frombuffer(extent.read(), word)
     steps = tuple(s * dtype.itemsize for s in strides)
     view = np.lib.stride_tricks.as_strided(span, info.shape, steps, writeable=False)
     if not info.shape or not info.size:
-        yield _native(view.reshape(-1))
+        yield _native(view.reshape(-1).view(dtype), info)
         return
     rows = max(1, max_bytes * info.shape[0] // max(1, info.size * dtype.itemsize))
     for start in range(0, info.shape[0], rows):
-        yield _native(np.ascontiguousarray(view[start : start + rows]).reshape(-1))
+        part = np.ascontiguousarray(view[start : start + rows]).reshape(-1)
+        yield _native(part.view(dtype), info)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ _BOOT = (
 _SPAWNS = hasattr(os, "posix_spawn")
 
 
-class ProcessLost(Exception):  # noqa: N818  (internal: callers turn it into a FormatError)
+class ProcessLost(Exception):
     """The process ended, was ended for taking too long, or could not be started."""
 
 
@@ -92,11 +92,11 @@ class Process:
         import subprocess  # noqa: PLC0415
 
         pipe = subprocess.PIPE
-        self.popen = subprocess.Popen(  # noqa: S603
+        self.popen = subprocess.Popen(
             argv, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, bufsize=0
         )
-        assert self.popen.stdin is not None  # noqa: S101
-        assert self.popen.stdout is not None  # noqa: S101
+        assert self.popen.stdin is not None
+        assert self.popen.stdout is not None
         self.to, self.out = self.popen.stdin.fileno(), self.popen.stdout.fileno()
 
     def send(self, text: str) -> None:
@@ -187,13 +187,13 @@ def _high(fd: int) -> int:
 
 
 def _search_path() -> list[str]:
-    """The parent's import path without the working folder, and where this package is."""
+    """List the parent's import path without the working folder, and where this package is."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
     try:
         here = os.getcwd()  # noqa: PTH109
     except OSError:
         here = ""
-    kept = [p for p in sys.path if isinstance(p, str) and os.path.isabs(p) and p != here]  # noqa: PTH117
+    kept = [p for p in sys.path if os.path.isabs(p) and p != here]  # noqa: PTH117
     return kept if package in kept else [*kept, package]
 
 
@@ -236,17 +236,15 @@ def prestart(paths: Iterable[str]) -> None:
     for path in paths:
         try:
             fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
-        except (OSError, ValueError):
+            try:
+                if _needs_worker(fd):
+                    process = Process(fd, path)
+                    _early[process.identity] = process
+                    return
+            finally:
+                os.close(fd)
+        except (OSError, ValueError, ProcessLost):
             continue
-        try:
-            if _needs_worker(fd):
-                process = Process(fd, path)
-                _early[process.identity] = process
-                return
-        except (OSError, ProcessLost):
-            return
-        finally:
-            os.close(fd)
 
 
 _BINARY = getattr(os, "O_BINARY", 0)

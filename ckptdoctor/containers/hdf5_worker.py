@@ -8,27 +8,39 @@ raw element bytes), and the parent believes none of it unchecked.
 Only hard links are followed, each object is visited once (by its address, so that a hard-link
 graph with 2^40 paths costs as much as its objects), and no filter outside HDF5's own is run.
 
-Nothing here imports NumPy or h5py before `main`; the parent takes `slabs` from here.
+Importing this module imports h5py: only the child does so, or a parent that trusts the file.
 """
 
 from __future__ import annotations
 
+import encodings.ascii
 import json
 import math
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["BAND_BYTES", "CHUNK_BYTES", "Session", "main", "slabs"]
+import numpy as np
+from h5py import (
+    h5a,
+    h5d,
+    h5f,
+    h5fd,
+    h5g,
+    h5l,
+    h5o,
+    h5p,
+    h5s,
+    h5t,
+)
 
-BAND_BYTES = 1 << 20
-"""Decoded bytes of one answer, if the chunks allow it."""
-CHUNK_BYTES = 1 << 27
-"""128 MiB: chunks are decoded whole, larger ones are not read (h5py's own are at most 1 MiB)."""
-MAX_REPEAT = 64
-"""How often one chunk may be decoded: needed when a single row of chunks exceeds `CHUNK_BYTES`."""
-MAX_RATIO = 1100
-"""DEFLATE gives at most 1032 bytes for each stored one."""
+from .hdf5_blocks import CHUNK_BYTES, MAX_REPEAT, repeats
+
+__all__ = ["Session", "main"]
+
+_LOADED = (encodings.ascii,)
+"""Codecs that h5py looks up late, when the process may open no file any more."""
 
 MAX_DEPTH = 100
 MAX_LINKS = 1_000_000
@@ -60,60 +72,6 @@ _COMPLEX = {"float16": "complex32", "float32": "complex64", "float64": "complex1
 _NAMED = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
 
 Row = dict[str, Any]
-
-
-def slabs(
-    shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Cut an array into (start, count) blocks that follow each other in row-major order.
-
-    Blocks are made of whole chunks wherever a band of chunks fits `CHUNK_BYTES`; ``chunks`` is
-    ``shape`` for data that is not chunked.
-
-    Examples
-    --------
-    >>> list(slabs((4, 3), (2, 2), 1 << 18))
-    [((0, 0), (2, 3)), ((2, 0), (2, 3))]
-    >>> list(slabs((), (), 4))
-    [((), ())]
-    """
-    if not shape:
-        yield (), ()
-        return
-    if 0 in shape:
-        return
-    axis, step = _cut(shape, chunks, itemsize)
-    inner = shape[axis + 1 :]
-    for outer in _indices(shape[:axis]):
-        for first in range(0, shape[axis], step):
-            start = (*outer, first, *(0 for _ in inner))
-            yield start, (*(1 for _ in outer), min(step, shape[axis] - first), *inner)
-
-
-def _cut(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int) -> tuple[int, int]:
-    """Return the outermost axis along which a band of chunks fits, and the length of a band."""
-    for axis in range(len(shape)):
-        row = math.prod(shape[axis + 1 :]) * itemsize
-        chunk = min(chunks[axis], shape[axis])
-        if row * chunk <= CHUNK_BYTES:
-            return axis, chunk * max(1, BAND_BYTES // (row * chunk))
-    return len(shape) - 1, max(1, CHUNK_BYTES // itemsize)
-
-
-def _indices(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """All indices of an array, the last axis running fastest (lazily: there may be many)."""
-    if not shape:
-        yield ()
-        return
-    for first in range(shape[0]):
-        for rest in _indices(shape[1:]):
-            yield (first, *rest)
-
-
-def repeats(shape: tuple[int, ...], chunks: tuple[int, ...], itemsize: int) -> int:
-    """How often `slabs` decodes one chunk."""
-    axis, _ = _cut(shape, chunks, itemsize)
-    return math.prod(min(c, s) for c, s in zip(chunks[:axis], shape[:axis], strict=True))
 
 
 class _Window:
@@ -157,8 +115,6 @@ class Session:
     """
 
     def __init__(self, pread: Callable[[int, int], bytes], size: int) -> None:
-        from h5py import h5f, h5fd, h5p  # type: ignore[import-untyped]  # noqa: PLC0415
-
         access = h5p.create(h5p.FILE_ACCESS)
         self.window = _Window(pread, size)
         access.set_fileobj_driver(h5fd.fileobj_driver, self.window)
@@ -185,8 +141,6 @@ class Session:
 
     def walk(self) -> dict[str, Any]:
         """Every dataset, the Keras attributes, and what was odd, as plain data."""
-        from h5py import h5g, h5o  # noqa: PLC0415
-
         root = h5g.open(self.file, b"/")
         self.seen[h5o.get_info(root).addr] = None
         todo: list[tuple[tuple[bytes, ...], Any]] = [((), root)]
@@ -233,8 +187,6 @@ class Session:
 
     def _is_plain(self, kind: int, name: bytes, path: tuple[bytes, ...], group: Any) -> bool:
         """Tell hard links from those that lead elsewhere, which are reported and left alone."""
-        from h5py import h5l  # noqa: PLC0415
-
         if name in (b"", b".") or b"/" in name:
             # HDF5 would resolve such a name as a path, through links that nobody looked at.
             self.tell("damaged", path, "a link name that is a path")
@@ -252,14 +204,12 @@ class Session:
 
     def _visit(self, path: tuple[bytes, ...], group: Any, address: Any) -> Any:
         """Look at what a hard link leads to; returns a group that is to be walked, else None."""
-        from h5py import h5d, h5g, h5o  # noqa: PLC0415
-
         if address in self.seen:
-            row = self.seen[address]
-            if row is None:
+            first = self.seen[address]
+            if first is None:
                 self.tell("again", path)
             elif self.counts.get("alias", 0) < MAX_ALIASES:
-                self.rows.append({**self.rows[row], "path": [_text(part) for part in path]})
+                self.rows.append({**self.rows[first], "path": [_text(part) for part in path]})
                 self.paths.append(b"/".join(path))
                 self.tell("alias", path)
             return None
@@ -279,8 +229,6 @@ class Session:
         return None
 
     def _read_attributes(self, path: tuple[bytes, ...], group: Any) -> None:
-        from h5py import h5a  # noqa: PLC0415
-
         try:
             if not h5a.get_num_attrs(group):
                 return
@@ -301,9 +249,6 @@ class Session:
 
     def read(self, index: int, start: tuple[int, ...], count: tuple[int, ...]) -> bytes:
         """Bytes of a block of one dataset as stored: byte order and type are not converted."""
-        import numpy as np  # noqa: PLC0415
-        from h5py import h5o, h5s  # noqa: PLC0415
-
         row = self.rows[index]
         if self.open is None or self.open[0] != index:
             self.open = index, h5o.open(self.file, self.paths[index])
@@ -334,15 +279,12 @@ def _reason(error: BaseException) -> str:
 
 
 def _attribute(attribute: Any) -> Any:
-    """A string, a list of strings or a number; other kinds of attribute hold nothing we use."""
-    import h5py  # noqa: PLC0415
-
+    """Read a string, a list of strings or a number; other kinds hold nothing we use."""
     kind = attribute.get_type()
     if math.prod(attribute.shape) * kind.get_size() > MAX_ATTRIBUTE:
         raise ValueError("attribute larger than 64 MiB")
-    if kind.get_class() not in (h5py.h5t.STRING, h5py.h5t.INTEGER, h5py.h5t.FLOAT):
+    if kind.get_class() not in (h5t.STRING, h5t.INTEGER, h5t.FLOAT):
         return None
-    import numpy as np  # noqa: PLC0415
 
     values = np.empty(attribute.shape, attribute.dtype)
     attribute.read(values)
@@ -358,8 +300,6 @@ def _plain(value: object) -> Any:
 
 def _describe(dataset: Any) -> Row:
     """One dataset's row: where its bytes are, or why they cannot be had."""
-    from h5py import h5d, h5s  # noqa: PLC0415
-
     plist = dataset.get_create_plist()
     layout = plist.get_layout()
     row: Row = _type(dataset.get_type())
@@ -413,8 +353,6 @@ def _describe_chunks(row: Row, dataset: Any, plist: Any, extra: list[int]) -> No
 
 def _type(kind: Any) -> Row:
     """Our name for an element type, its width, and whether its bytes are reversed."""
-    from h5py import h5t  # noqa: PLC0415
-
     size, group = kind.get_size(), kind.get_class()
     row: Row = {"dtype": "opaque", "itemsize": size, "big": False}
     if group in (h5t.INTEGER, h5t.BITFIELD):
@@ -450,7 +388,9 @@ def _type(kind: Any) -> Row:
 
 def _complex(kind: Any, row: Row) -> None:
     if kind.get_nmembers() != 2 or [kind.get_member_name(i) for i in (0, 1)] != [b"r", b"i"]:
-        if any(_type(kind.get_member_type(i))["dtype"] == "vlen" for i in range(kind.get_nmembers())):
+        if any(
+            _type(kind.get_member_type(i))["dtype"] == "vlen" for i in range(kind.get_nmembers())
+        ):
             row["dtype"] = "vlen"
         return
     real, imaginary = (_type(kind.get_member_type(i)) for i in (0, 1))
@@ -461,8 +401,6 @@ def _complex(kind: Any, row: Row) -> None:
 
 
 def _name_opaque(row: Row, dataset: Any) -> None:
-    from h5py import h5a  # noqa: PLC0415
-
     if row["itemsize"] in (1, 2) and h5a.exists(dataset, b"dtype"):
         name = _attribute(h5a.open(dataset, b"dtype"))
         if isinstance(name, str) and _NAMED.get(name) == row["itemsize"]:
@@ -566,8 +504,6 @@ def main(path: str = "") -> None:
     Requests are lines: ``walk BASE SIZE`` and ``read INDEX RANK START... COUNT...``.  Answers are
     a length (8 bytes, little-endian), that much JSON, and for ``read`` the raw bytes.
     """
-    import signal  # noqa: PLC0415
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if path:
         import msvcrt  # noqa: PLC0415
@@ -578,12 +514,6 @@ def main(path: str = "") -> None:
     else:
         fd = 3
         os.closerange(4, 1 << 16)  # whatever the parent's other libraries leaked
-    try:
-        import h5py  # noqa: PLC0415, F401
-        import h5py.h5fd  # noqa: PLC0415
-    except ImportError as error:
-        _answer({"ready": False, "error": f"cannot import h5py: {error}"})
-        return
     stat = os.fstat(fd)
     _answer({"ready": True, "file": [stat.st_dev, stat.st_ino]})
     _give_up_rights()

@@ -129,7 +129,7 @@ def unpickle(
     total: int | None = None,
     persistent_load: Callable[[Any], Any] = Persistent,
 ) -> Unpickled:
-    """Interpret the pickle at the start of ``data``.
+    r"""Interpret the pickle at the start of ``data``.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def unpickle(
     >>> import pickle
     >>> unpickle(pickle.dumps({"a": (1, 2.5)}), "x").value.get("a")
     (1, 2.5)
-    >>> unpickle(b"cos\\nsystem\\n(S'ls'\\ntR.", "x").globals[0].dotted
+    >>> unpickle(b"cos\nsystem\n(S'ls'\ntR.", "x").globals[0].dotted
     'os.system'
     """
     machine = _Machine(data, where, base, len(data) if total is None else total)
@@ -283,7 +283,7 @@ class _Machine:
         self.stack = self.marks.pop()
         return items
 
-    def find_global(self, module: Any, name: Any) -> Global:
+    def find_global(self, module: Any, name: Any, at: int) -> Global:
         """Record a name; one that is not a plain string was computed by the pickle itself."""
         plain = type(module) is str and type(name) is str
         module, name = (
@@ -293,7 +293,7 @@ class _Machine:
         key = (module, name, plain)
         found = self.globals.get(key)
         if found is None:
-            found = Global(module, name, self.base + self.pos - 1, computed=not plain)
+            found = Global(module, name, self.base + at, computed=not plain)
             self.globals[key] = found
         return found
 
@@ -515,7 +515,7 @@ def _unicode(m: _Machine) -> None:
 
 
 def _python2_text(raw: bytes) -> str | bytes:
-    """A Python 2 str is text when it is ASCII, and bytes otherwise."""
+    """Decode a Python 2 str: text when it is ASCII, bytes otherwise."""
     return raw.decode("ascii") if raw.isascii() else raw
 
 
@@ -685,23 +685,22 @@ def _update(m: _Machine, pairs: list[tuple[Any, Any]]) -> None:
 
 @_opcode(b"c")
 def _global(m: _Machine) -> None:
-    module, name = m.line(), m.line()
-    m.stack.append(
-        m.find_global(module.decode("utf-8", "replace"), name.decode("utf-8", "replace"))
-    )
+    at = m.pos - 1
+    module, name = (part.decode("utf-8", "replace") for part in (m.line(), m.line()))
+    m.stack.append(m.find_global(module, name, at))
 
 
 @_opcode(b"\x93")
 def _stack_global(m: _Machine) -> None:
     name, module = m.stack.pop(), m.stack.pop()
-    m.stack.append(m.find_global(module, name))
+    m.stack.append(m.find_global(module, name, m.pos - 1))
 
 
 @_opcode(b"\x82", b"\x83", b"\x84")
 def _extension(m: _Machine) -> None:
     width = {0x82: 1, 0x83: 2, 0x84: 4}[m.data[m.pos - 1]]
-    code = m.uint(width)
-    found = m.find_global("copyreg", f"<extension {code}>")
+    at = m.pos - 1
+    found = m.find_global("copyreg", f"<extension {m.uint(width)}>", at)
     found.computed = True
     m.stack.append(found)
 
@@ -714,9 +713,10 @@ def _reduce(m: _Machine) -> None:
 
 @_opcode(b"i")
 def _inst(m: _Machine) -> None:
+    at = m.pos - 1
     module, name = (part.decode("utf-8", "replace") for part in (m.line(), m.line()))
     args = tuple(m.pop_mark())
-    m.stack.append(m.call(m.find_global(module, name), args))
+    m.stack.append(m.call(m.find_global(module, name, at), args))
 
 
 @_opcode(b"o")

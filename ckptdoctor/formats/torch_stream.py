@@ -93,10 +93,7 @@ class Storages:
     def read_stream(self, stream: PickleStream) -> None:
         """Find the storages behind the object: a list of keys, then a count and bytes for each."""
         try:
-            keys = stream.next().value
-            if type(keys) is not list:
-                raise FormatError("expected a list of storage keys", where=self.source.name)
-            for key in keys:
+            for key in _list(stream):
                 self._add(key_of(key), stream)
         except TruncatedError as error:
             self._find("CK004", f"the file ends inside its storages: {error.message}")
@@ -168,3 +165,10 @@ class Storages:
 
 def key_of(value: Any) -> str:
     return str(value)[:80] if type(value) in (str, int, bytes) else ""
+
+
+def _list(stream: PickleStream) -> list[Any]:
+    keys = stream.next().value
+    if type(keys) is not list:
+        raise FormatError("expected a list of storage keys", where=stream.source.name)
+    return keys

@@ -80,7 +80,7 @@ def _count(stream: PickleStream) -> int:
 
 
 def _read_storages(stream: PickleStream, storages: Storages) -> dict[str, Any]:
-    """A count, then for each storage (key, location, type), its length and its bytes."""
+    """Read a count, then for each storage (key, location, type), its length and bytes."""
     references: dict[str, Any] = {}
     for _ in range(_count(stream)):
         entry = stream.next().value
@@ -103,7 +103,7 @@ def _read_storages(stream: PickleStream, storages: Storages) -> dict[str, Any]:
 
 
 def _read_tensors(stream: PickleStream, references: dict[str, Any]) -> dict[str, Any]:
-    """A count, then for each tensor (key, storage key, type), its sizes, strides and offset."""
+    """Read a count, then for each tensor (key, storage, type), its sizes, strides, offset."""
     tensors: dict[str, Any] = {}
     for _ in range(_count(stream)):
         entry = stream.next().value

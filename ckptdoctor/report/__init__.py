@@ -1,0 +1,21 @@
+"""Results -> text: one pure function per format, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+
+from ..results import Report, View
+
+__all__ = ["FORMATS", "Renderer", "renderer"]
+
+Renderer = Callable[[Iterable[Report], View], Iterator[str]]
+
+FORMATS = ("text", "json")
+"""What ``--format`` and ``--report`` take; each is a module here with a function ``render``."""
+
+
+def renderer(name: str) -> Renderer:
+    """Function that renders reports in one of `FORMATS`."""
+    render: Renderer = importlib.import_module(f".{name}", __name__).render
+    return render

@@ -50,7 +50,9 @@ def write_sharded(path: Path, shards: tuple[int, ...]) -> None:
         part = {name: state[name] for name in names if shard_of[name] == shard}
         save_file(part, path / f"model-{shard:05}-of-00002.safetensors", METADATA)
     total = sum(tensor.nbytes for tensor in state.values())
-    weight_map = {name: f"model-{shard:05}-of-00002.safetensors" for name, shard in shard_of.items()}
+    weight_map = {
+        name: f"model-{shard:05}-of-00002.safetensors" for name, shard in shard_of.items()
+    }
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (path / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
@@ -92,7 +94,9 @@ def nan_in_short_floats(path: Path) -> None:
     save_file(state, path, METADATA)
 
 
-@sample("sick/nf002-one-huge-sample.safetensors", "One input of 1e20: variance Inf, outputs constant")
+@sample(
+    "sick/nf002-one-huge-sample.safetensors", "One input of 1e20: variance Inf, outputs constant"
+)
 def one_huge_sample(path: Path) -> None:
     state = tiny_state()
     state["bn1.running_var"].fill_(float("inf"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -29,6 +30,22 @@ def save(value: object, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     path.write_bytes(buffer.getvalue())
+
+
+def rewrite(archive: bytes, change: Callable[[str, bytes], bytes | None]) -> bytes:
+    """Copy a torch archive with torch's own writer; ``change`` maps records, None drops one."""
+    reader = torch._C.PyTorchFileReader(io.BytesIO(archive))
+    copy = io.BytesIO()
+    writer = torch._C.PyTorchFileWriter(copy)
+    for name in reader.get_all_records():
+        # The writer adds these itself.
+        if name == "version" or name.startswith("."):
+            continue
+        data = change(name, reader.get_record(name))
+        if data is not None:
+            writer.write_record(name, data, len(data))
+    writer.write_end_of_file()
+    return copy.getvalue()
 
 
 def seeded(name: str, *shape: int, low: float = -0.5, high: float = 0.5) -> torch.Tensor:
@@ -182,7 +199,9 @@ def sharded_bin(path: Path) -> None:
     state = tiny_state()
     names = list(state)
     parts = {1: names[:3], 2: names[3:]}
-    weight_map = {n: f"pytorch_model-{i:05}-of-00002.bin" for i, part in parts.items() for n in part}
+    weight_map = {
+        n: f"pytorch_model-{i:05}-of-00002.bin" for i, part in parts.items() for n in part
+    }
     path.mkdir(parents=True, exist_ok=True)
     for file in sorted(set(weight_map.values())):
         save({name: state[name] for name in names if weight_map[name] == file}, path / file)
@@ -196,7 +215,9 @@ def overflow_skipped_step(path: Path) -> None:
     save(overflowed_resnet(), path)
 
 
-@sample("sick/nf001-diverged-weights.pt", "The step itself went wrong: weights NaN, nothing to save")
+@sample(
+    "sick/nf001-diverged-weights.pt", "The step itself went wrong: weights NaN, nothing to save"
+)
 def diverged_weights(path: Path) -> None:
     state = tiny_state()
     state["conv1.weight"].fill_(float("nan"))

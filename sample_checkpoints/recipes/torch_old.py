@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import io
 import pickle
-import re
 import struct
 import tarfile
 import warnings
@@ -15,7 +14,7 @@ import torch
 
 from . import sample
 from .networks import tiny_net, tiny_state, trained, uniform
-from .torch_files import overflowed_resnet, training_state
+from .torch_files import overflowed_resnet, rewrite, training_state
 
 LEGACY_PICKLES = 4  # magic number, protocol, system information, the object
 
@@ -114,16 +113,9 @@ def save_script(script: torch.jit.ScriptModule, path: Path) -> None:
     """Write TorchScript without its debug records: they hold this file's path and line numbers."""
     buffer = io.BytesIO()
     torch.jit.save(script, buffer)
-    reader = torch._C.PyTorchFileReader(io.BytesIO(buffer.getvalue()))
-    copy = io.BytesIO()
-    writer = torch._C.PyTorchFileWriter(copy)
-    for name in reader.get_all_records():
-        # The writer adds these itself.
-        if not name.endswith(".debug_pkl") and not re.match(r"version$|\.data/|\.format", name):
-            data = reader.get_record(name)
-            writer.write_record(name, data, len(data))
-    writer.write_end_of_file()
-    path.write_bytes(copy.getvalue())
+    path.write_bytes(
+        rewrite(buffer.getvalue(), lambda name, data: None if name.endswith(".debug_pkl") else data)
+    )
 
 
 @sample("healthy/legacy-stream.pth", "torch before 1.6: several pickles, then the storages")
@@ -161,20 +153,12 @@ def traced(path: Path) -> None:
 @sample("healthy/big-endian.pt", "Written on a big-endian machine: its `byteorder` says so")
 def big_endian(path: Path) -> None:
     state = {"w": torch.from_numpy(trained("w", (4, 3))), "steps": torch.arange(5)}
-    swapped = {
-        name: torch.from_numpy(tensor.numpy().byteswap()) for name, tensor in state.items()
-    }
+    swapped = {name: torch.from_numpy(tensor.numpy().byteswap()) for name, tensor in state.items()}
     buffer = io.BytesIO()
     torch.save(swapped, buffer)
-    reader = torch._C.PyTorchFileReader(io.BytesIO(buffer.getvalue()))
-    copy = io.BytesIO()
-    writer = torch._C.PyTorchFileWriter(copy)
-    for name in reader.get_all_records():
-        if not re.match(r"version$|\.data/|\.format", name):
-            data = b"big" if name == "byteorder" else reader.get_record(name)
-            writer.write_record(name, data, len(data))
-    writer.write_end_of_file()
-    path.write_bytes(copy.getvalue())
+    path.write_bytes(
+        rewrite(buffer.getvalue(), lambda name, data: b"big" if name == "byteorder" else data)
+    )
 
 
 @sample("sick/nf001-legacy-overflow.pth", "The founding case's torch twin, from torch before 1.6")

@@ -1,0 +1,197 @@
+"""Verbs on paths: open a checkpoint, inspect a checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .diagnose import check_codes, diagnose
+from .errors import CkptDoctorError, InternalError
+from .findings import Finding
+from .formats import open_path
+from .formats.base import ReadOptions
+from .results import ErrorInfo, Purpose, Report, Weights
+from .scan import measure
+from .tensors import TensorTable
+
+__all__ = ["Progress", "Wishes", "examine", "inspect", "open_checkpoint"]
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes read so far and the bytes to read in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a caller may choose about an inspection; see `inspect`."""
+
+    purpose: Purpose = "any"
+    weights: Weights = "auto"
+    select: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    tensors: Sequence[str] = ()
+    trust_hdf5: bool = False
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, trust_hdf5: bool = False) -> TensorTable:
+    """Open a file, a folder that holds one checkpoint, or an ``index.json``.
+
+    Parameters
+    ----------
+    path
+        What to open; the content decides what it is, never the name.
+    trust_hdf5
+        Run HDF5's C library in this process instead of a limited child.
+
+    Returns
+    -------
+    TensorTable
+        Every tensor by its name; use it as a context manager.
+
+    Raises
+    ------
+    UsageError
+        If there is no such path.
+    CkptDoctorError
+        If it cannot be read safely.
+    """
+    return open_path(os.fspath(path), ReadOptions(trust_hdf5=trust_hdf5))
+
+
+def inspect(
+    path: str | os.PathLike[str],
+    *,
+    purpose: Purpose = "any",
+    weights: Weights = "auto",
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    tensors: Sequence[str] = (),
+    trust_hdf5: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Read a checkpoint, measure every tensor and judge it.
+
+    Parameters
+    ----------
+    path
+        As in `open_checkpoint`.
+    purpose
+        ``serve`` and ``resume`` weigh only what they use; ``any`` weighs everything.
+    weights
+        Which weights would be served: ``model``, ``ema``, or what the framework would take.
+    select, ignore
+        Codes (``NF001``) or their first letters (``NF``).
+    tensors
+        Patterns of names to judge; all where empty.
+    trust_hdf5
+        As in `open_checkpoint`.
+    progress
+        Called now and then with bytes done and bytes in all.
+
+    Returns
+    -------
+    Report
+        ``report.verdict.serve`` is the answer, ``report.findings`` the reasons.
+
+    Raises
+    ------
+    UsageError
+        If there is no such path, code or tensor.
+    CkptDoctorError
+        If the file cannot be checked; ``error.findings`` holds what was seen before.
+    """
+    wishes = Wishes(
+        purpose=purpose,
+        weights=weights,
+        select=select,
+        ignore=ignore,
+        tensors=tensors,
+        trust_hdf5=trust_hdf5,
+    )
+    check_codes((*select, *ignore))
+    return _inspect(os.fspath(path), wishes, progress)
+
+
+def examine(
+    path: str, wishes: Wishes, progress: Progress | None = None, *, debug: bool = False
+) -> Report:
+    """Inspect, with every failure as part of the report: fail closed, never silently.
+
+    With ``debug``, failures that are this package's own are raised.
+    """
+    try:
+        return _inspect(path, wishes, progress)
+    except CkptDoctorError as error:
+        if debug and isinstance(error, InternalError):
+            raise
+        cause = error.__cause__ if isinstance(error, InternalError) else None
+        info = ErrorInfo(
+            type=type(error).__name__,
+            message=error.message,
+            where=_place(cause) if cause else error.where or path,
+            hint=error.hint,
+            bug=isinstance(error, InternalError),
+        )
+        return _refused(path, wishes, info, error.findings)
+    except Exception as error:  # noqa: BLE001  whatever it was, the file was not checked
+        if debug:
+            raise
+        text = str(error).splitlines()[0][:200] if str(error) else "no message"
+        info = ErrorInfo(type=type(error).__name__, message=text, where=_place(error), bug=True)
+        return _refused(path, wishes, info, ())
+
+
+def _inspect(path: str, wishes: Wishes, progress: Progress | None) -> Report:
+    with open_checkpoint(path, trust_hdf5=wishes.trust_hdf5) as table:
+        try:
+            measured = measure(table, progress=progress)
+            found = diagnose(
+                table,
+                measured,
+                purpose=wishes.purpose,
+                weights=wishes.weights,
+                select=wishes.select,
+                ignore=wishes.ignore,
+                tensors=wishes.tensors,
+            )
+            table.check_unchanged()
+        except CkptDoctorError as error:
+            error.findings = error.findings or table.findings
+            raise
+    return Report(
+        file=path,
+        format=table.format,
+        weights=found.weights,
+        verdict=found.verdict,
+        summary=found.summary,
+        findings=found.findings,
+        purpose=wishes.purpose,
+        relevant=found.relevant,
+        table=table,
+        stats=measured.stats,
+        judged=found.judged,
+    )
+
+
+def _refused(path: str, wishes: Wishes, info: ErrorInfo, seen: Sequence[Finding]) -> Report:
+    findings = tuple(sorted(seen, key=lambda f: -f.severity))
+    return Report(
+        file=path,
+        purpose=wishes.purpose,
+        findings=findings,
+        relevant=(True,) * len(findings),
+        error=info,
+    )
+
+
+def _place(error: BaseException) -> str:
+    """``module.py:line`` of the innermost frame of this package that the error passed through."""
+    place, trace = "", error.__traceback__
+    home = str(Path(__file__).parent) + os.sep
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if code.co_filename.startswith(home):
+            place = f"{code.co_filename.removeprefix(home)}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place

@@ -1,0 +1,297 @@
+"""Tensor table, statistics and rules -> findings and verdicts."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from .errors import CkptDoctorError, InternalError, UsageError
+from .findings import CONTAINER_CODES, Finding, Severity
+from .results import Fitness, Part, Purpose, Summary, Verdict, Weights
+from .rules import RULES, Rule
+from .rules.base import Context
+from .tensors import TensorTable
+
+if TYPE_CHECKING:
+    from .scan import Measured
+
+__all__ = [
+    "SERVED_EMA",
+    "USES",
+    "Diagnosis",
+    "Use",
+    "check_codes",
+    "counts_for",
+    "diagnose",
+    "fails",
+    "judged_weights",
+    "summarise",
+    "verdict_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a role is used for, and so which verdict its findings move."""
+
+    role: str
+    serve: bool
+    resume: bool
+    worst: Severity
+    """Highest severity that a finding about this role may have."""
+    why: str
+
+
+USES: Mapping[str, Use] = {
+    use.role: use
+    for use in (
+        Use("model", True, True, Severity.ERROR, "served unless the EMA is, and trained on"),
+        Use("ema", True, True, Severity.ERROR, "served where it is judged, and averaged on"),
+        Use("optimizer", False, True, Severity.ERROR, "read by the next training step only"),
+        Use("scaler", False, True, Severity.ERROR, "read by the next training step only"),
+        Use("training", False, True, Severity.ERROR, "loop and callback state"),
+        Use("other", True, True, Severity.WARNING, "constants, random state: their use is unknown"),
+        Use("container", True, True, Severity.ERROR, "the file itself: without it there is neither"),
+    )
+}
+"""Which findings count for which purpose, by the role of the tensor they are about."""
+
+SERVED_EMA: Mapping[str, str] = {
+    "ema": "Ultralytics and YOLOv5 load `ckpt['ema'] or ckpt['model']`; DiT samples from it",
+    "state_dict_ema": "timm's load_state_dict(use_ema=True), its default",
+    "model_ema": "timm's load_state_dict(use_ema=True); ConvNeXt",
+    "params_ema": "BasicSR and Real-ESRGAN prefer it to `params`",
+    "g_ema": "StyleGAN2 generates with it",
+}
+"""Outermost keys under which a framework serves the EMA when it finds one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """Findings of one table, weighed.
+
+    ``relevant`` says of each finding whether it counts for the purpose asked for.
+    """
+
+    weights: str
+    findings: tuple[Finding, ...]
+    relevant: tuple[bool, ...]
+    verdict: Verdict
+    summary: Summary
+    judged: frozenset[str] | None = None
+
+
+def diagnose(
+    table: TensorTable,
+    measured: Measured,
+    *,
+    purpose: Purpose = "any",
+    weights: Weights = "auto",
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    tensors: Sequence[str] = (),
+    rules: Iterable[Rule] | None = None,
+) -> Diagnosis:
+    """Judge a checkpoint by every rule.
+
+    Parameters
+    ----------
+    table
+        The checkpoint; its adapter's findings count as well.
+    measured
+        Statistics of the same table, and what measuring it found.
+    purpose
+        ``serve`` and ``resume`` weigh only what they use; ``any`` weighs everything.
+    weights
+        Which weights would be served; ``auto`` follows `SERVED_EMA`.
+    select, ignore
+        Codes or their first letters (``NF``); findings of others are left out, but for the
+        ``load`` verdict, which hears every finding: safety has no filter.
+    tensors
+        Patterns with ``*``, ``?`` and ``[]``; findings about other tensors are left out.
+    rules
+        Rules with their thresholds; all with defaults where None.
+
+    Raises
+    ------
+    UsageError
+        If there are no such weights, codes or tensors.
+    InternalError
+        If a rule crashes; ``findings`` holds those of the others.
+    """
+    check_codes((*select, *ignore))
+    judged = judged_weights(table, weights)
+    chosen = _matching(table, tensors)
+    context = Context(table, measured.stats)
+    seen = [*table.findings, *measured.findings]
+    crash: tuple[Rule, Exception] | None = None
+    active = [cls() for cls in RULES] if rules is None else list(rules)
+    for rule in active:
+        if not _wanted(rule.code, select, ignore):
+            continue
+        try:
+            seen += rule.check(context)
+        except CkptDoctorError as error:
+            error.findings = tuple(seen)
+            raise
+        except Exception as error:  # noqa: BLE001  a lost finding must not look like health
+            crash = crash or (rule, error)
+    seen = [_capped(f) for f in _one_code_per_fault(seen, active)]
+    kept = [
+        f
+        for f in seen
+        if _wanted(f.code, select, ignore) and (not chosen or not f.tensor or f.tensor in chosen)
+    ]
+    kept.sort(key=lambda f: -f.severity)
+    if crash:
+        rule, cause = crash
+        message = f"rule {rule.code} crashed: {type(cause).__name__}: {cause}"
+        failure = InternalError(message, where=table.path)
+        failure.findings = tuple(kept)
+        raise failure from cause
+    return Diagnosis(
+        weights=judged,
+        findings=tuple(kept),
+        relevant=tuple(purpose == "any" or counts_for(f, purpose, judged) for f in kept),
+        verdict=verdict_of(kept, judged, unsafe=any(f.unsafe for f in seen)),
+        summary=summarise(table, kept, judged),
+        judged=chosen or None,
+    )
+
+
+def judged_weights(table: TensorTable, wish: Weights = "auto") -> str:
+    """``model`` or ``ema``: the weights by which ``serve`` is judged.
+
+    Raises
+    ------
+    UsageError
+        If ``wish`` names weights that the checkpoint does not hold.
+    """
+    roles = {info.role for info in table.values()}
+    if wish != "auto":
+        if wish not in roles and (wish == "ema" or "ema" in roles):
+            message = f"expected {wish} weights, found none"
+            raise UsageError(message, where=table.path, hint="--weights auto takes what there is")
+        return wish
+    if "ema" not in roles or ("model" in roles and not _serves_ema(table)):
+        return "model"
+    return "ema"
+
+
+def _serves_ema(table: TensorTable) -> bool:
+    return any(
+        info.role == "ema" and info.path and info.path[0].partition(".")[0].lower() in SERVED_EMA
+        for info in table.values()
+    )
+
+
+def counts_for(finding: Finding, purpose: str, weights: str) -> bool:
+    """Whether a finding bears on ``serve`` or ``resume`` when ``weights`` are served.
+
+    Examples
+    --------
+    >>> nan = Finding(code="NF001", name="nan-values", severity=Severity.ERROR, message="",
+    ...               role="optimizer")
+    >>> counts_for(nan, "serve", "model"), counts_for(nan, "resume", "model")
+    (False, True)
+    """
+    use = USES[finding.role]
+    if purpose == "resume":
+        return use.resume
+    return use.serve and (finding.role not in ("model", "ema") or finding.role == weights)
+
+
+def verdict_of(findings: Iterable[Finding], weights: str, *, unsafe: bool) -> Verdict:
+    """The three answers that the findings lead to."""
+    findings = tuple(findings)
+
+    def fitness(purpose: str) -> Fitness:
+        worst = max((f.severity for f in findings if counts_for(f, purpose, weights)), default=0)
+        return {Severity.ERROR: "unfit", Severity.WARNING: "suspect"}.get(worst, "fit")  # type: ignore[return-value,call-overload]
+
+    load = "unsafe" if unsafe else "safe"
+    return Verdict(load=load, serve=fitness("serve"), resume=fitness("resume"))
+
+
+def fails(worst: Severity | None, fail_on: Severity | None) -> bool:
+    """Whether the worst finding that counts is at or above the limit."""
+    return worst is not None and fail_on is not None and worst >= fail_on
+
+
+def summarise(table: TensorTable, findings: Iterable[Finding], weights: str) -> Summary:
+    """Count tensors, elements, bytes and findings; memory that tensors share counts once."""
+    roles: dict[str, list[int]] = {}
+    dtypes: dict[str, int] = {}
+    shared: set[tuple[str, int, int]] = set()
+    for info in table.values():
+        part = roles.setdefault(info.role, [0, 0, 0])
+        part[0] += 1
+        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + 1
+        if info.encoding == "absent":
+            continue
+        if info.storage and info.extent is not None:
+            key = (info.storage, info.extent.offset, info.extent.length)
+            if key in shared:
+                continue
+            shared.add(key)
+        part[1] += info.size
+        part[2] += info.nbytes
+    levels = [f.severity for f in findings]
+    return Summary(
+        tensors=len(table),
+        parameters=roles.get(weights, [0, 0, 0])[1],
+        nbytes=sum(part[2] for part in roles.values()),
+        errors=levels.count(Severity.ERROR),
+        warnings=levels.count(Severity.WARNING),
+        notes=levels.count(Severity.NOTE),
+        dtypes=dict(sorted(dtypes.items(), key=lambda item: -item[1])),
+        parts=tuple(Part(role, *numbers) for role, numbers in roles.items()),
+    )
+
+
+def check_codes(codes: Iterable[str]) -> None:
+    """Raise `UsageError` for a code or prefix that no finding can have.
+
+    Examples
+    --------
+    >>> check_codes(["NF", "CK002"])
+    """
+    known = {**CONTAINER_CODES, **{rule.code: rule.name for rule in RULES}}
+    for code in codes:
+        if not code or not any(have.startswith(code.upper()) for have in known):
+            raise UsageError(f"no code {code!r}", hint=f"known: {', '.join(sorted(known))}")
+
+
+def _wanted(code: str, select: Sequence[str], ignore: Sequence[str]) -> bool:
+    """Whether a code is selected; of two prefixes that fit, the longer decides."""
+    chosen = max((len(s) for s in select if code.startswith(s.upper())), default=0 if select else 1)
+    return chosen > max((len(s) for s in ignore if code.startswith(s.upper())), default=0)
+
+
+def _matching(table: TensorTable, patterns: Sequence[str]) -> frozenset[str]:
+    if not patterns:
+        return frozenset()
+    tests = [re.compile(fnmatch.translate(pattern)).match for pattern in patterns]
+    found = frozenset(name for name in table if any(test(name) for test in tests))
+    if not found:
+        listed = " or ".join(repr(pattern) for pattern in patterns)
+        hint = "--tensors all lists every name"
+        raise UsageError(f"no tensor matches {listed}", where=table.path, hint=hint)
+    return found
+
+
+def _one_code_per_fault(findings: list[Finding], rules: Iterable[Rule]) -> list[Finding]:
+    """Leave out what a more telling rule says about the same tensor."""
+    replaced_by = {rule.code: rule.replaces for rule in rules if rule.replaces}
+    if not replaced_by:
+        return findings
+    covered = {(code, f.tensor) for f in findings for code in replaced_by.get(f.code, ())}
+    return [f for f in findings if (f.code, f.tensor) not in covered]
+
+
+def _capped(finding: Finding) -> Finding:
+    worst = USES[finding.role].worst
+    return finding if finding.severity <= worst else replace(finding, severity=worst)

@@ -1,0 +1,141 @@
+"""Reports as JSON, schema 1: strict (no bare NaN), ASCII only, one finding or tensor a line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from json.encoder import JSONEncoder
+from typing import Any
+
+from .._version import __version__
+from ..findings import Finding
+from ..results import Report, View
+from .escape import unicode_text
+from .rows import chosen_rows
+
+__all__ = ["render"]
+
+_encode = JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(", ", ": ")).encode
+_CHUNK_ROWS = 1000
+
+
+def render(reports: Iterable[Report], view: View) -> Iterator[str]:
+    """Yield one JSON document in pieces; reports are taken one by one and not kept.
+
+    Examples
+    --------
+    >>> print("".join(render([], View())), end="")
+    {"schema": 1, "tool": {"name": "ckptdoctor", "version": "0.1.0"}, "reports": []}
+    """
+    tool = _encode({"name": "ckptdoctor", "version": __version__})
+    yield f'{{"schema": 1, "tool": {tool}, "reports": ['
+    comma = ""
+    for report in reports:
+        yield comma
+        yield from _report(report, view)
+        comma = ",\n"
+    yield "]}\n"
+
+
+def _report(report: Report, view: View) -> Iterator[str]:
+    verdict = summary = error = None
+    if report.verdict is not None:
+        v = report.verdict
+        verdict = {"load": v.load, "serve": v.serve, "resume": v.resume}
+    if report.summary is not None:
+        s = report.summary
+        summary = {
+            "tensors": s.tensors,
+            "parameters": s.parameters,
+            "bytes": s.nbytes,
+            "errors": s.errors,
+            "warnings": s.warnings,
+            "notes": s.notes,
+        }
+    if report.error is not None:
+        e = report.error
+        message = f"{e.message}; {e.hint}" if e.hint else e.message
+        error = _plain({"type": e.type, "message": message, "where": e.where})
+    head = {"file": unicode_text(report.file), "format": report.format, "weights": report.weights}
+    yield "{\n" + _encode(head)[1:-1] + ",\n"
+    yield f'"verdict": {_encode(verdict)},\n"summary": {_encode(summary)},\n"diagnoses": [],\n'
+    yield '"findings": [' + ",\n  ".join(_encode(_finding(f)) for f in report.findings) + "],\n"
+    if report.table is None:
+        yield '"tensors": null'
+    else:
+        yield '"tensors": ['
+        yield from _rows(report, view)
+        yield "]"
+    yield f',\n"error": {_encode(error)}}}'
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "code": finding.code,
+        "name": finding.name,
+        "severity": finding.severity.name.lower(),
+        "role": finding.role,
+        "layer": unicode_text(finding.layer),
+        "tensor": unicode_text(finding.tensor),
+        "where": unicode_text(finding.where),
+        "message": unicode_text(finding.message),
+        "measured": _plain(finding.measured),
+        "unsafe": finding.unsafe,
+        "fix": None,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Value as JSON can hold it: non-finite numbers by name, what is unknown as its text."""
+    if isinstance(value, str):
+        return unicode_text(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else _named(value)
+    if isinstance(value, Mapping):
+        return {unicode_text(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # a NumPy scalar
+        return _plain(value.item())
+    return unicode_text(str(value))
+
+
+def _named(value: float) -> str:
+    return "nan" if value != value else "inf" if value > 0 else "-inf"  # noqa: PLR0124
+
+
+def _rows(report: Report, view: View) -> Iterator[str]:
+    rows = chosen_rows(report, view, "all")
+    assert report.stats is not None  # a report with a table has its statistics
+    stats = report.stats
+    chunk: list[str] = []
+    start = ""
+    for info in rows:
+        s = stats[info.name]
+        name = info.name
+        row = {
+            "name": name if name.isascii() else unicode_text(name),
+            "dtype": info.dtype,
+            "shape": info.shape,
+            "role": info.role,
+            "nan": s.nan,
+            "posinf": s.posinf,
+            "neginf": s.neginf,
+            "zeros": s.zeros,
+            "min": s.minimum,
+            "max": s.maximum,
+            "mean": s.mean,
+            "std": s.std,
+        }
+        try:
+            chunk.append(_encode(row))
+        except ValueError:  # a moment that left float64's range
+            chunk.append(_encode(_plain(row)))
+        if len(chunk) == _CHUNK_ROWS:
+            yield start + ",\n  ".join(chunk)
+            start = ",\n  "
+            chunk.clear()
+    if chunk:
+        yield start + ",\n  ".join(chunk)

@@ -1,0 +1,261 @@
+"""Reports as text for people: summary, verdicts, findings, tensors, and what to type next."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from ..findings import Finding, Severity
+from ..results import Report, Summary, View
+from .escape import command, display, shorten
+from .rows import chosen_rows, folded, row_of
+from .table import LONGEST, render_table
+
+__all__ = ["human_bytes", "render"]
+
+_NAMES_SHOWN = 3
+"""Tensors named in a line of findings; the table below it lists the rest."""
+_NAME_LIMIT = 100
+_MESSAGE_LIMIT = 600
+"""Characters: a name or a message may be as long as its file, a screen is not."""
+_NOTES_SHOWN = 5
+"""Lines of notes; the rest are counted."""
+_COLORS = {
+    "error": "31;1", "unfit": "31;1", "unsafe": "31;1", "warning": "33;1", "suspect": "33;1",
+    "note": "36", "fit": "32;1", "safe": "32;1",
+}  # fmt: skip
+_INDENT = "  "
+
+
+def render(reports: Iterable[Report], view: View) -> Iterator[str]:
+    """Yield the text in pieces, one report after the other, with a count at the end of several."""
+    outcomes: list[str] = []
+    shown = False
+    for report in reports:
+        lines = list(_quiet(report, view) if view.quiet else _report(report, view))
+        if lines:
+            gap = "\n" if shown and not view.quiet else ""
+            yield gap + "\n".join(lines) + "\n"
+            shown = True
+        outcomes.append(_outcome(report, view))
+    if len(outcomes) > 1 and not view.quiet:
+        kinds = ("clean", "with findings", "not checked")
+        counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in kinds if kind in outcomes)
+        yield f"\n{len(outcomes)} paths: {counts}\n"
+
+
+def _outcome(report: Report, view: View) -> str:
+    if report.error is not None:
+        return "not checked"
+    failed = report.worst is not None and view.fail_on is not None and report.worst >= view.fail_on
+    return "with findings" if failed else "clean"
+
+
+def _report(report: Report, view: View) -> Iterator[str]:
+    yield _paint(display(report.file), "1", view)
+    if report.error is not None:
+        yield from _refusal(report, view)
+        return
+    assert report.summary is not None  # together with the table, whenever there is no error
+    assert report.table is not None
+    yield from _wrap(_headline(report, report.summary), view, _INDENT)
+    if len(report.summary.parts) > 1:
+        yield from _wrap(_parts(report.summary), view, _INDENT)
+    yield ""
+    yield from _verdicts(report, view)
+    if report.findings:
+        yield ""
+        yield from _findings(report, view)
+    yield from _tensors(report, view)
+    yield from _next(report, view)
+
+
+def _refusal(report: Report, view: View) -> Iterator[str]:
+    error = report.error
+    assert error is not None
+    yield f"{_INDENT}{_paint('could not be checked', _COLORS['error'], view)}: {error.type}"
+    where = f" (at {display(error.where)})" if error.where not in ("", report.file) else ""
+    yield from _wrap(display(error.message) + where, view, _INDENT)
+    if error.hint:
+        yield from _wrap(f"Next: {display(error.hint)}", view, _INDENT)
+    if report.findings:
+        yield ""
+        yield f"{_INDENT}Seen before giving up:"
+        yield from _findings(report, view)
+
+
+def _headline(report: Report, summary: Summary) -> str:
+    assert report.table is not None
+    meta = report.table.metadata
+    framework = " ".join(
+        shorten(display(meta[key]), 40) for key in ("framework", "framework_version") if meta.get(key)
+    )
+    kind = f"{report.format} ({framework})" if framework else report.format
+    names = list(summary.dtypes)
+    dtypes = ", ".join(names[:4]) + (f" and {len(names) - 4} more dtypes" if len(names) > 4 else "")
+    return (
+        f"{kind}: {_many(summary.tensors, 'tensor')}, {_many(summary.parameters, 'parameter')}, "
+        f"{human_bytes(summary.nbytes)}" + (f", {dtypes}" if dtypes else "")
+    )
+
+
+def _parts(summary: Summary) -> str:
+    return "; ".join(
+        f"{part.role}: {_many(part.tensors, 'tensor')}, {human_bytes(part.nbytes)}"
+        for part in summary.parts
+    )
+
+
+def _verdicts(report: Report, view: View) -> Iterator[str]:
+    from ..diagnose import counts_for  # noqa: PLC0415  (it imports the rules; a report needs none)
+
+    verdict = report.verdict
+    assert verdict is not None
+    for purpose, word in (("serve", verdict.serve), ("resume", verdict.resume)):
+        told = [f for f in report.findings if counts_for(f, purpose, report.weights)]
+        errors = sum(f.severity is Severity.ERROR for f in told)
+        warnings = sum(f.severity is Severity.WARNING for f in told)
+        counts = [_many(n, kind) for n, kind in ((errors, "error"), (warnings, "warning")) if n]
+        reason = " and ".join(counts) or "nothing found against it"
+        judged = f" ({report.weights} weights judged)" if purpose == "serve" else ""
+        yield f"{_INDENT}{purpose:8}{_word(word, view, 9)}{reason}{judged}"
+    unsafe = "loading it the usual way can run code, hang or exhaust memory"
+    reason = unsafe if verdict.load == "unsafe" else "nothing found against it"
+    yield f"{_INDENT}{'load':8}{_word(verdict.load, view, 9)}{reason}"
+
+
+def _findings(report: Report, view: View) -> Iterator[str]:
+    groups = _grouped(report.findings)
+    notes = [group for group in groups if group[0].severity is Severity.NOTE]
+    hidden = notes[_NOTES_SHOWN:] if len(notes) > _NOTES_SHOWN + 1 else []
+    for group in groups:
+        if group not in hidden:
+            yield from _group(group, view)
+    if hidden:
+        yield f"{_INDENT}{_word('note', view, 9)}{sum(map(len, hidden))} more notes: --format json"
+
+
+def _grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Findings of the same kind together; those about the file stay single."""
+    groups: dict[object, list[Finding]] = {}
+    for at, f in enumerate(findings):
+        key = (f.code, f.severity, f.role) if f.tensor and f.role != "container" else at
+        groups.setdefault(key, []).append(f)
+    return list(groups.values())
+
+
+def _group(group: list[Finding], view: View) -> Iterator[str]:
+    first = group[0]
+    label = f"{first.code} {first.name}"
+    if len(group) == 1:
+        text = f"{_tensor(first)}: {_message(first)}" if first.tensor else _message(first)
+        if first.where and first.where not in first.message:
+            text += f" (at {shorten(display(first.where), _NAME_LIMIT)})"
+    else:
+        named = [f"{_tensor(f)} ({_message(f)})" for f in group[:_NAMES_SHOWN]]
+        more = len(group) - len(named)
+        tail = f" and {more:,} more" if more else ""
+        text = f"{len(group):,} {first.role} tensors: {', '.join(named)}{tail}"
+    severity = first.severity.name.lower()
+    indent = " " * 11
+    lines = _wrap(f"{label}: {text}", view, indent)
+    yield f"{_INDENT}{_word(severity, view, 9)}{lines[0].strip()}"
+    yield from lines[1:]
+
+
+def _tensor(finding: Finding) -> str:
+    return shorten(display(finding.tensor), _NAME_LIMIT)
+
+
+def _message(finding: Finding) -> str:
+    return shorten(display(finding.message), _MESSAGE_LIMIT)
+
+
+def _tensors(report: Report, view: View) -> Iterator[str]:
+    mode = view.tensors or "suspect"
+    if mode == "none":
+        return
+    infos = chosen_rows(report, view, "suspect")
+    stats = report.stats
+    assert stats is not None
+    yield ""
+    if not infos:
+        yield f"{_INDENT}no suspect tensors" if mode == "suspect" else f"{_INDENT}no tensors"
+        return
+    if mode == "all":
+        rows = [row_of(info, stats[info.name]) for info in infos]
+    else:
+        rows = folded(infos, stats)
+    shown = rows if mode == "all" else rows[:LONGEST]
+    yield from (_INDENT + line for line in render_table(shown, view.width - len(_INDENT)))
+    rest = sum(row.count for row in rows[len(shown) :])
+    if rest:
+        yield f"{_INDENT}... and {rest:,} more suspect tensors"
+
+
+def _next(report: Report, view: View) -> Iterator[str]:
+    """Command that shows more, if there is more."""
+    assert report.summary is not None
+    if view.tensors == "all" or not report.summary.tensors:
+        return
+    yield ""
+    yield f"{_INDENT}Every tensor: {command('ckptdoctor', 'inspect', report.file)} --tensors all"
+
+
+def _quiet(report: Report, view: View) -> Iterator[str]:
+    """One line for each kind of finding that fails, nothing for a clean file."""
+    file = display(report.file)
+    if report.error is not None:
+        hint = f"; {report.error.hint}" if report.error.hint else ""
+        yield f"{file}: could not be checked: {display(report.error.message + hint)}"
+    if view.fail_on is None:
+        return
+    counting = [f for f, counts in zip(report.findings, report.relevant, strict=True) if counts]
+    for group in _grouped(f for f in counting if f.severity >= view.fail_on):
+        first = group[0]
+        tensor = f"{_tensor(first)}: " if first.tensor else ""
+        more = f" (and {len(group) - 1:,} more tensors)" if len(group) > 1 else ""
+        severity = _word(first.severity.name.lower(), view)
+        yield f"{file}: {severity} {first.code} {first.name}: {tensor}{_message(first)}{more}"
+
+
+def _wrap(text: str, view: View, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(view.width, 40),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    ) or [""]
+
+
+def _word(word: str, view: View, width: int = 0) -> str:
+    return _paint(word, _COLORS[word], view) + " " * max(0, width - len(word))
+
+
+def _paint(text: str, code: str, view: View) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if view.color else text
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def human_bytes(count: int) -> str:
+    """Bytes in the unit that a person would take.
+
+    Examples
+    --------
+    >>> human_bytes(100), human_bytes(2048), human_bytes(3 << 30)
+    ('100 bytes', '2.0 KiB', '3.0 GiB')
+    """
+    if count < 1024:
+        return _many(count, "byte")
+    value, unit = float(count), ""
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):  # noqa: B007
+        value /= 1024
+        if value < 1024:
+            break
+    return f"{value:.1f} {unit}"
+
+
