@@ -139,7 +139,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Say whether a neural-network checkpoint is fit to serve, or to resume, and why not."""
@@ -147,21 +148,62 @@ def _common(
 
 @app.command("inspect", epilog=EXAMPLES, no_args_is_help=False)
 def _inspect(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders that hold one checkpoint, or index.json files.", show_default=False)],
-    purpose: Annotated[Purpose, typer.Option(help="Let only what serving or resuming uses decide the exit code.")] = Purpose.ANY,
-    weights: Annotated[Weights, typer.Option(help="Weights that will be served; auto takes the EMA where its framework would.")] = Weights.AUTO,
-    select: Annotated[list[str], typer.Option(metavar="CODES", help="Only these codes (NF001,CK) are reported.", show_default=False)] = [],  # noqa: B006
-    ignore: Annotated[list[str], typer.Option(metavar="CODES", help="These codes are not reported.", show_default=False)] = [],  # noqa: B006
-    tensor: Annotated[list[str], typer.Option(metavar="GLOB", help="Judge and list only tensors whose name matches.", show_default=False)] = [],  # noqa: B006
-    tensors: Annotated[Tensors | None, typer.Option(help="Rows to list; text lists suspects, JSON all.", show_default=False)] = None,
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Files, folders that hold one checkpoint, or index.json files.",
+            show_default=False,
+        ),
+    ],
+    purpose: Annotated[
+        Purpose, typer.Option(help="Let only what serving or resuming uses decide the exit code.")
+    ] = Purpose.ANY,
+    weights: Annotated[
+        Weights,
+        typer.Option(
+            help="Weights that will be served; auto takes the EMA where its framework would."
+        ),
+    ] = Weights.AUTO,
+    select: Annotated[
+        list[str],
+        typer.Option(
+            metavar="CODES", help="Only these codes (NF001,CK) are reported.", show_default=False
+        ),
+    ] = [],  # noqa: B006
+    ignore: Annotated[
+        list[str],
+        typer.Option(metavar="CODES", help="These codes are not reported.", show_default=False),
+    ] = [],  # noqa: B006
+    tensor: Annotated[
+        list[str],
+        typer.Option(
+            metavar="GLOB",
+            help="Judge and list only tensors whose name matches.",
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006
+    tensors: Annotated[
+        Tensors | None,
+        typer.Option(help="Rows to list; text lists suspects, JSON all.", show_default=False),
+    ] = None,
     sort: Annotated[Sort, typer.Option(help="Order of the rows.")] = Sort.FILE,
-    fail_on: Annotated[FailOn, typer.Option(help="Lowest severity that makes the exit code 1.")] = FailOn.ERROR,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="Lowest severity that makes the exit code 1.")
+    ] = FailOn.ERROR,
     format: Annotated[Format, typer.Option(help="Format of the standard output.")] = Format.TEXT,  # noqa: A002
-    report: Annotated[list[str], typer.Option(metavar="FMT=FILE", help="Also write a report to a file.", show_default=False)] = [],  # noqa: B006
-    trust_hdf5: Annotated[bool, typer.Option("--trust-hdf5", help="Run HDF5's library without its guard process.")] = False,
+    report: Annotated[
+        list[str],
+        typer.Option(metavar="FMT=FILE", help="Also write a report to a file.", show_default=False),
+    ] = [],  # noqa: B006
+    trust_hdf5: Annotated[
+        bool, typer.Option("--trust-hdf5", help="Run HDF5's library without its guard process.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only what fails.")] = False,
     color: Annotated[Color, typer.Option(help="When to use colours.")] = Color.AUTO,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")
+    ] = False,
 ) -> _Inspection:
     """Read checkpoints, measure every tensor, and say what is wrong with them."""
     return _Inspection(
@@ -273,7 +315,11 @@ def _check_paths(wish: _Inspection) -> None:
         if not os.path.lexists(path):  # noqa: PTH110  (pathlib has none that keeps the text as it is)
             raise UsageError("no such file or folder", where=path)
     for _, file in wish.reports:
-        if any(os.path.exists(file) and os.path.samefile(file, p) for p in wish.paths if os.path.exists(p)):  # noqa: PTH110, PTH121
+        if any(
+            os.path.exists(file) and os.path.samefile(file, p)
+            for p in wish.paths
+            if os.path.exists(p)
+        ):  # noqa: PTH110, PTH121
             raise UsageError("--report would overwrite a checkpoint", where=file)
 
 

@@ -54,7 +54,9 @@ USES: Mapping[str, Use] = {
         Use("scaler", False, True, Severity.ERROR, "read by the next training step only"),
         Use("training", False, True, Severity.ERROR, "loop and callback state"),
         Use("other", True, True, Severity.WARNING, "constants, random state: their use is unknown"),
-        Use("container", True, True, Severity.ERROR, "the file itself: without it there is neither"),
+        Use(
+            "container", True, True, Severity.ERROR, "the file itself: without it there is neither"
+        ),
     )
 }
 """Which findings count for which purpose, by the role of the tensor they are about."""

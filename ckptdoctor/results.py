@@ -131,7 +131,9 @@ class Report:
     @property
     def worst(self) -> Severity | None:
         """Highest severity among the findings that count for the purpose; None without any."""
-        seen = [f.severity for f, counts in zip(self.findings, self.relevant, strict=True) if counts]
+        seen = [
+            f.severity for f, counts in zip(self.findings, self.relevant, strict=True) if counts
+        ]
         return max(seen, default=None)
 
 

@@ -14,9 +14,9 @@ from typing import Final
 
 from ..dtypes import TORCH, TORCH_STORAGES
 from ..findings import Finding, Severity, container_finding
-from .pickle import Global
+from .pickle import Global, PickleError, unpickle
 
-__all__ = ["NOTED", "SILENT", "findings_about", "judge"]
+__all__ = ["NOTED", "SILENT", "findings_about", "judge", "scan_pickles"]
 
 SILENT: Mapping[str, str] = {
     **dict.fromkeys(
@@ -415,6 +415,32 @@ def findings_about(
             container_finding("CK002", Severity.NOTE, message, where=where, globals=noted[:100])
         )
     return tuple(found[:MAX_FINDINGS])
+
+
+def scan_pickles(data: bytes, where: str, base: int = 0) -> tuple[Finding, ...]:
+    """Judge the names in bytes that may be pickles, one behind the other, that nobody needs read.
+
+    Parameters
+    ----------
+    data
+        The bytes.
+    where
+        ``file:member`` that holds them.
+    base
+        Their offset in it.
+    """
+    found: list[Finding] = []
+    for _ in range(16):
+        try:
+            seen = unpickle(data, where, base=base)
+        except PickleError as error:
+            found += findings_about(error.seen.globals, error.seen.computed, where)
+            break
+        found += findings_about(seen.globals, seen.computed, where)
+        data, base = data[seen.end :], base + seen.end
+        if not data:
+            break
+    return tuple(found)
 
 
 MAX_FINDINGS: Final = 50

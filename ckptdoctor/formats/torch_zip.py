@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from ..containers.pickle import Persistent, PickleError, Unpickled, unpickle
-from ..containers.pickle_policy import findings_about
+from ..containers.pickle_policy import findings_about, scan_pickles
 from ..containers.zip import Archive, Member, read_archive
 from ..dtypes import DTYPES
 from ..errors import FormatError
@@ -146,7 +146,7 @@ class TorchArchive:
     def _scan_rest(self, data: bytes, where: str, base: int) -> None:
         message = f"{len(data)} bytes follow the end of the pickle; torch never reads them"
         self.findings.append(container_finding("CK005", Severity.WARNING, message, where=where))
-        self.findings += scan_for_globals(data, where, base)
+        self.findings += scan_pickles(data, where, base)
 
     def tree(self, unpickled: Unpickled, name: str, folder: str = "data", **more: Any) -> Tree:
         """Name the tensors of an unpickled object; ``folder`` holds its storages."""
@@ -234,28 +234,8 @@ class TorchArchive:
                 continue
             where = f"{self.path}:{member.name}"
             data = self.archive.read(member, MAX_PICKLE)
-            yield from scan_for_globals(data, where, 0)
+            yield from scan_pickles(data, where, 0)
 
 
 def _may_be_pickle(member: Member) -> bool:
     return member.name.endswith((".pkl", ".pickle")) and member.size <= MAX_PICKLE
-
-
-def _judged(seen: Unpickled, where: str) -> tuple[Finding, ...]:
-    return findings_about(seen.globals, seen.computed, where)
-
-
-def scan_for_globals(data: bytes, where: str, base: int) -> tuple[Finding, ...]:
-    """Judge the names in bytes that may be pickles, one behind the other."""
-    found: list[Finding] = []
-    for _ in range(16):
-        try:
-            unpickled = unpickle(data, where, base=base)
-        except PickleError as error:
-            found += _judged(error.seen, where)
-            break
-        found += _judged(unpickled, where)
-        data, base = data[unpickled.end :], base + unpickled.end
-        if not data:
-            break
-    return tuple(found)

@@ -77,6 +77,10 @@ def _word(word: str) -> str:
     if not word.isprintable():
         # Bytes that are no UTF-8 reach us as surrogates; bash takes them back as \xNN.
         text = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        keep = text.replace("'", "\\'") if text != word else word.replace("\\", "\\\\").replace("'", "\\'")
+        keep = (
+            text.replace("'", "\\'")
+            if text != word
+            else word.replace("\\", "\\\\").replace("'", "\\'")
+        )
         return "$'" + display(keep) + "'"
     return "'" + word.replace("'", "'\"'\"'") + "'"

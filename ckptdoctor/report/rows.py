@@ -52,9 +52,7 @@ SORTS: dict[str, Callable[[TensorInfo, TensorStats], object] | None] = {
 
 def suspects(report: Report) -> frozenset[str]:
     """Names of the tensors that an error or a warning is about."""
-    return frozenset(
-        f.tensor for f in report.findings if f.tensor and f.severity > Severity.NOTE
-    )
+    return frozenset(f.tensor for f in report.findings if f.tensor and f.severity > Severity.NOTE)
 
 
 def chosen_rows(report: Report, view: View, default: str) -> Sequence[TensorInfo]:

@@ -71,10 +71,13 @@ def render_table(rows: Sequence[Row], width: int) -> list[str]:
             break
         columns.remove(last)
     cells["tensor"] = [shorten(name, max(room, 8)) for name in names]
+    # The header is a row like the others: tabulate would pad each column by two for a real one.
+    head = [c.title for c in columns]
+    body = list(zip(*(cells[title] for title in head), strict=True))
+    widths = [max(map(len, (title, *cells[title]))) for title in head]
     text = tabulate(
-        {c.title: cells[c.title] for c in columns},
-        headers="keys",
-        tablefmt="simple",
+        [head, ["-" * width for width in widths], *body],
+        tablefmt="plain",
         disable_numparse=True,
         colalign=["right" if c.right else "left" for c in columns],
     )

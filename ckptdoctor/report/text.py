@@ -88,7 +88,9 @@ def _headline(report: Report, summary: Summary) -> str:
     assert report.table is not None
     meta = report.table.metadata
     framework = " ".join(
-        shorten(display(meta[key]), 40) for key in ("framework", "framework_version") if meta.get(key)
+        shorten(display(meta[key]), 40)
+        for key in ("framework", "framework_version")
+        if meta.get(key)
     )
     kind = f"{report.format} ({framework})" if framework else report.format
     names = list(summary.dtypes)
@@ -257,5 +259,3 @@ def human_bytes(count: int) -> str:
         if value < 1024:
             break
     return f"{value:.1f} {unit}"
-
-

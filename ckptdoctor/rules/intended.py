@@ -154,7 +154,9 @@ _PARAMETER = re.compile(
     r"(.+_)?(weight|kernel|gamma|beta|running_(mean|var)|moving_(mean|variance)|scale)(_.*)?",
     re.IGNORECASE,
 ).fullmatch
-_ROWS = tuple((re.compile(c.keys, re.IGNORECASE).fullmatch if c.keys else None, c) for c in CONVENTIONS)
+_ROWS = tuple(
+    (re.compile(c.keys, re.IGNORECASE).fullmatch if c.keys else None, c) for c in CONVENTIONS
+)
 
 
 def intended(ctx: Context, info: TensorInfo, stats: TensorStats) -> str:

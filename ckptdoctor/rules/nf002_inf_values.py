@@ -70,7 +70,8 @@ class InfValues(Rule):
             place = f", the first at {list(at)}" if at and stats.count > 1 else ""
             limit = _LIMITS.get(info.dtype)
             range_ = f" ({info.dtype} ends at {limit})" if limit else ""
-            message = f"{kinds} among {stats.count:,} elements{range_}{place}"
+            amount = f" among {stats.count:,} elements" if stats.count > 1 else ""
+            message = f"{kinds}{amount}{range_}{place}"
             more = {"first": list(at)} if at else {}
             yield self.finding(
                 info,

@@ -67,9 +67,10 @@ class MaskedInfinities(Rule):
                 continue
             counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
             kinds = " and ".join(f"{n:,} {kind}" for n, kind in counts if n)
+            amount = f" among {stats.count:,} elements" if stats.count > 1 else ""
             yield self.finding(
                 info,
-                f"{kinds} among {stats.count:,} elements, as {what} has",
+                f"{kinds}{amount}, intended in {what}",
                 elements=stats.count,
                 nan=stats.nan,
                 posinf=stats.posinf,
