@@ -134,7 +134,7 @@ def examine(
             bug=isinstance(error, InternalError),
         )
         return _refused(path, wishes, info, error.findings)
-    except Exception as error:  # noqa: BLE001  whatever it was, the file was not checked
+    except Exception as error:  # whatever it was, the file was not checked
         if debug:
             raise
         text = str(error).splitlines()[0][:200] if str(error) else "no message"

@@ -207,15 +207,18 @@ def counts_for(finding: Finding, purpose: str, weights: str) -> bool:
 
 
 def verdict_of(findings: Iterable[Finding], weights: str, *, unsafe: bool) -> Verdict:
-    """The three answers that the findings lead to."""
+    """Draw the three answers that the findings lead to."""
     findings = tuple(findings)
 
     def fitness(purpose: str) -> Fitness:
         worst = max((f.severity for f in findings if counts_for(f, purpose, weights)), default=0)
-        return {Severity.ERROR: "unfit", Severity.WARNING: "suspect"}.get(worst, "fit")  # type: ignore[return-value,call-overload]
+        if worst == Severity.ERROR:
+            return "unfit"
+        return "suspect" if worst == Severity.WARNING else "fit"
 
-    load = "unsafe" if unsafe else "safe"
-    return Verdict(load=load, serve=fitness("serve"), resume=fitness("resume"))
+    return Verdict(
+        load="unsafe" if unsafe else "safe", serve=fitness("serve"), resume=fitness("resume")
+    )
 
 
 def fails(worst: Severity | None, fail_on: Severity | None) -> bool:

@@ -8,6 +8,7 @@ hold layers, losses and the like.  The lists are data with a reason per row.
 
 from __future__ import annotations
 
+import builtins
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -55,7 +56,6 @@ CLASS_PARTS: Mapping[str, str] = {
     "quantizers": "functions of weights",
     "random": "seed generators",
     "regularizers": "functions of weights",
-    "src.backend": "tensors and variables",
     "rnn": "recurrent cells (tensorflow_addons)",
     "seq2seq": "decoders (tensorflow_addons)",
     "tokenizers": "tables of words, read from the archive's own assets",
@@ -83,7 +83,7 @@ TENSORFLOW_OPS = re.compile(
 )
 """Names a TFOpLambda layer may call: pure operations; not io, raw_ops, saved_model, py_function."""
 
-_NEUTRAL = re.compile(r"src|api|_v1|_v2|_tf_keras|keras|python|internal|base|core|text|vision")
+_NEUTRAL = re.compile(r"src|api|_tf_keras|keras|v1|v2")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _INTERPRETER = {"builtins", "__builtin__", "sys", "os", "posix", "nt", "subprocess"}
 
@@ -96,7 +96,7 @@ class _Verdict:
 
 
 def judge_code(config: object, *, where: str, safe_mode: bool) -> tuple[Finding, ...]:
-    """Findings about everything a configuration names that is code.
+    """Report everything a configuration names that is code.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ def judge_code(config: object, *, where: str, safe_mode: bool) -> tuple[Finding,
 
 
 def _objects(config: object) -> Iterator[Mapping[str, Any]]:
-    """Every JSON object that names a class or a module, without recursion."""
+    """Every JSON object that Keras would take for the description of an object, without recursion."""
     todo = [config]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            if "class_name" in node or "module" in node or "registered_name" in node:
+            if "class_name" in node:
                 yield node
             todo.extend(node.values())
         elif isinstance(node, list):
@@ -163,17 +163,17 @@ def _judge(node: Mapping[str, Any], safe_mode: bool) -> _Verdict | None:
         return None if fine else _outside("type specification", module, node.get("spec_name"))
     if kind == "function":
         return _function(module, config)
-    if kind is None and not isinstance(module, str):
-        return None
     return _class(module, kind, node.get("registered_name"))
 
 
 def _class(module: object, kind: object, registered: object) -> _Verdict | None:
     custom = registered if isinstance(registered, str) and registered != kind else None
     if module is None or module == "":
+        if isinstance(kind, str) and kind in _OWN:
+            return None
         if custom or registered is not None or (isinstance(kind, str) and ">" in kind):
             return _custom("class", custom or kind)
-        return None if _plain(kind) else _outside("class", "", kind)
+        return None if _plain(kind) and "." not in str(kind) else _outside("class", "", kind)
     part = _part(module)
     if part is not None and _plain(kind):
         first = part.partition(".")[0]
@@ -190,7 +190,7 @@ def _function(module: object, name: object) -> _Verdict | None:
     if module is None or module == "builtins":
         # Keras looks such a name up among its own functions and those that the caller hands in;
         # versions up to 3.8 then tried Python's builtins.
-        if not _plain(name) or "." in str(name) or hasattr(_python_builtins(), str(name)):
+        if not _plain(name) or "." in str(name) or hasattr(builtins, str(name)):
             return _outside("function", module, name)
         return None if name in _KNOWN_FUNCTIONS else _custom("function", name)
     part = _part(module)
@@ -228,7 +228,7 @@ def _custom(what: str, name: object) -> _Verdict:
 
 
 def _outside(what: str, module: object, name: object) -> _Verdict:
-    full = f"{module}.{name}" if module else str(name)
+    full = f"{_label(module)}.{_label(name)}" if module else _label(name)
     text = f"the configuration names the {what} {_shown(full)}: code outside Keras"
     if _part(module) is not None:
         text = f"the configuration names the {what} {_shown(full)}: no part of a model"
@@ -236,7 +236,7 @@ def _outside(what: str, module: object, name: object) -> _Verdict:
 
 
 def _part(module: object) -> str | None:
-    """What of an allowed package a module is: ``layers`` for ``keras.src.layers.core.dense``."""
+    """Tell which part of an allowed package a module is: ``layers`` of ``keras.src.layers.core``."""
     if not isinstance(module, str) or not _IDENTIFIER.fullmatch(module) or not module.isascii():
         return None
     for package in PACKAGES:
@@ -261,28 +261,37 @@ def _is_stdlib(module: object) -> bool:
     return first in sys.stdlib_module_names or first in _INTERPRETER
 
 
-def _python_builtins() -> object:
-    import builtins  # noqa: PLC0415
-
-    return builtins
+def _label(name: object) -> str:
+    return name if isinstance(name, str) else f"<{type(name).__name__}>"
 
 
 def _shown(name: object) -> str:
-    text = str(name)
+    text = _label(name)
     return repr(text if len(text) <= 100 else f"{text[:97]}...")
 
 
+_OWN = frozenset(
+    f"Custom>{name}"
+    for name in (
+        "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lion",
+        "LossScaleOptimizer", "LossScaleOptimizerV3", "Nadam", "RMSprop", "SGD",
+    )
+)  # fmt: skip
+"""How Keras 2.11 to 2.15 spelled its own optimizers."""
+
 _KNOWN_FUNCTIONS = frozenset(
-    "relu relu6 elu selu gelu silu swish sigmoid hard_sigmoid hard_silu hard_swish tanh softmax "
-    "log_softmax softplus softsign leaky_relu exponential linear mish celu glu log_sigmoid "
-    "hard_tanh hard_shrink tanh_shrink soft_shrink squareplus sparse_plus sparsemax threshold "
-    "mse mae mape msle mean_squared_error mean_absolute_error mean_absolute_percentage_error "
-    "mean_squared_logarithmic_error binary_crossentropy categorical_crossentropy bce cce "
-    "sparse_categorical_crossentropy categorical_focal_crossentropy binary_focal_crossentropy "
-    "kl_divergence kld poisson hinge squared_hinge categorical_hinge huber log_cosh logcosh "
-    "cosine_similarity dice tversky ctc circle accuracy acc binary_accuracy categorical_accuracy "
-    "sparse_categorical_accuracy top_k_categorical_accuracy sparse_top_k_categorical_accuracy "
-    "glorot_uniform glorot_normal he_normal he_uniform lecun_normal lecun_uniform zeros ones "
-    "random_normal random_uniform truncated_normal variance_scaling orthogonal constant identity "
-    "l1 l2 l1_l2 max_norm non_neg unit_norm min_max_norm".split()
+    """
+    relu relu6 elu selu gelu silu swish sigmoid hard_sigmoid hard_silu hard_swish tanh softmax
+    log_softmax softplus softsign leaky_relu exponential linear mish celu glu log_sigmoid
+    hard_tanh hard_shrink tanh_shrink soft_shrink squareplus sparse_plus sparsemax threshold
+    mse mae mape msle mean_squared_error mean_absolute_error mean_absolute_percentage_error
+    mean_squared_logarithmic_error binary_crossentropy categorical_crossentropy bce cce
+    sparse_categorical_crossentropy categorical_focal_crossentropy binary_focal_crossentropy
+    kl_divergence kld poisson hinge squared_hinge categorical_hinge huber log_cosh logcosh
+    cosine_similarity dice tversky ctc circle accuracy acc binary_accuracy categorical_accuracy
+    sparse_categorical_accuracy top_k_categorical_accuracy sparse_top_k_categorical_accuracy
+    glorot_uniform glorot_normal he_normal he_uniform lecun_normal lecun_uniform zeros ones
+    random_normal random_uniform truncated_normal variance_scaling orthogonal constant identity
+    l1 l2 l1_l2 max_norm non_neg unit_norm min_max_norm
+    """.split()  # noqa: SIM905
 )

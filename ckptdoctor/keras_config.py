@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["KerasConfig", "parse_json", "read_model_config", "read_scalars", "sn
 MAX_TEXT = 1 << 26
 """64 MiB: the largest public models' configurations are a few MB."""
 MAX_NESTING = 40
+MAX_EDGES = 1_000_000
 MAX_SCALARS = 200
 _ADVICE = "save the model anew"
 
@@ -67,8 +69,8 @@ def parse_json(text: str | bytes, *, where: str) -> tuple[Any, tuple[Finding, ..
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) < len(items) and len(odd) < 8:
-            names = [key for key, _ in items]
-            twice = next(key for key in names if names.count(key) > 1)
+            once: set[str] = set()
+            twice = next(key for key, _ in items if key in once or once.add(key))  # type: ignore[func-returns-value]
             odd[f"says {twice[:80]!r} twice in one object"] = None
         return found
 
@@ -89,9 +91,21 @@ def parse_json(text: str | bytes, *, where: str) -> tuple[Any, tuple[Finding, ..
 
 
 def read_model_config(
-    text: str | bytes, *, where: str, safe_mode: bool = True
+    text: str | bytes, *, where: str, safe_mode: bool = True, bare: bool = False
 ) -> tuple[KerasConfig, Any, tuple[Finding, ...]]:
     """Parse a model's configuration and judge the code in it.
+
+    Parameters
+    ----------
+    text
+        JSON.
+    where
+        File and member, for the findings.
+    safe_mode
+        Whether the Keras that wrote it refuses Lambda bytecode by default.
+    bare
+        Call layers by their own name where it is the only one, as `.keras` files do, instead of
+        ``outer/inner``.
 
     Returns
     -------
@@ -111,6 +125,8 @@ def read_model_config(
         message = f"models nested deeper than {MAX_NESTING}: the layers are not listed"
         findings += (container_finding("CK005", Severity.WARNING, message, where=where),)
         flat = _Flattener()
+    if bare:
+        flat.rename(flat.bare_names())
     return (
         KerasConfig(
             layers=flat.ordered(),
@@ -145,8 +161,7 @@ def read_scalars(document: object, prefix: str) -> dict[str, float | int]:
         if isinstance(value, dict) and depth < 12:
             todo += reversed([(f"{path}/{key[:80]}", v, depth + 1) for key, v in value.items()])
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            if abs(value) < 1e300 or isinstance(value, float):
-                found[path] = value
+            found[path] = value if isinstance(value, float) or abs(value) < 1 << 63 else math.inf
     return found
 
 
@@ -165,7 +180,7 @@ def snake_case(name: str) -> str:
 
 # --- layers --------------------------------------------------------------------------------------
 
-_WRAPPED = {"layer": "layer", "forward_layer": "forward_layer", "backward_layer": "backward_layer"}
+_WRAPPED = ("layer", "forward_layer", "backward_layer")
 
 
 class _Flattener:
@@ -175,6 +190,8 @@ class _Flattener:
         self.layers: dict[str, LayerConfig] = {}
         self.paths: dict[str, str] = {}
         self.outputs: dict[str, tuple[str, ...]] = {}
+        self.short: dict[str, str] = {}
+        self.edges = 0
 
     def model(
         self, document: Mapping[str, Any], outer: tuple[str, ...], group: str, fed: tuple[str, ...]
@@ -198,9 +215,9 @@ class _Flattener:
             full = "/".join((*outer, name))
             below = f"{group}layers/{_unique(snake_case(_class_of(layer)), counters)}"
             if functional:
-                sources = _histories(layer.get("inbound_nodes"), known)
+                sources = tuple(_histories(layer.get("inbound_nodes"), known))
                 feeding = self._resolve(outer, sources)
-                if name in inputs or not feeding and _class_of(layer) == "InputLayer":
+                if name in inputs or (not feeding and _class_of(layer) == "InputLayer"):
                     feeding = _pick(fed, inputs, name)
             else:
                 feeding = before
@@ -222,8 +239,7 @@ class _Flattener:
     ) -> bool:
         if _layers_of(layer):
             return self.model(layer, (*outer, name), f"{group}/", feeding)
-        self.layers[full] = _describe(layer, full, feeding)
-        self.paths[group] = full
+        self._add(full, group, name, layer, feeding)
         settings = _settings_of(layer)
         for key in _WRAPPED:
             inner = settings.get(key)
@@ -235,17 +251,40 @@ class _Flattener:
                     return False
                 continue
             inside = "/".join((*below, _layer_name(inner)))
-            self.layers[inside] = _describe(inner, inside, feeding)
-            self.paths[f"{group}/{key}"] = inside
+            self._add(inside, f"{group}/{key}", f"{name}/{_layer_name(inner)}", inner, feeding)
         return True
+
+    def _add(
+        self, full: str, group: str, short: str, layer: Mapping[str, Any], feeding: tuple[str, ...]
+    ) -> None:
+        self.layers[full] = _describe(layer, full, feeding)
+        self.paths[group], self.short[full] = full, short
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Call layers by other names."""
+        self.layers = {
+            names[full]: replace(
+                layer, name=names[full], inputs=tuple(names[n] for n in layer.inputs if n in names)
+            )
+            for full, layer in self.layers.items()
+        }
+        self.paths = {group: names[full] for group, full in self.paths.items()}
+
+    def bare_names(self) -> dict[str, str]:
+        """Names without the models around, where that leaves them different."""
+        counts = Counter(self.short.values())
+        return {full: short if counts[short] == 1 else full for full, short in self.short.items()}
 
     def _resolve(self, outer: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
         """Full names of layers; a nested model stands for the layers it ends with."""
         found: dict[str, None] = {}
         for name in names:
             full = "/".join((*outer, name))
-            for each in self.outputs.get(full, (full,)):
-                found[each] = None
+            ends = self.outputs.get(full, (full,))
+            self.edges += len(ends)
+            if self.edges > MAX_EDGES:
+                break
+            found.update(dict.fromkeys(ends))
         return tuple(found)
 
     def ordered(self) -> dict[str, LayerConfig]:
@@ -271,7 +310,7 @@ class _Flattener:
 
 
 def _pick(fed: tuple[str, ...], inputs: tuple[str, ...], name: str) -> tuple[str, ...]:
-    """What feeds one of several input layers: its own counterpart, where they can be paired."""
+    """Pair an input layer with what feeds it, where there are as many of them."""
     if len(fed) == len(inputs) and name in inputs:
         return (fed[inputs.index(name)],)
     return fed
@@ -354,7 +393,7 @@ def _string(value: object) -> str | None:
 
 
 def _named(value: object) -> str | None:
-    """A name that is stored as a string, or as an object with a name of its own, or a class."""
+    """Read a name stored as a string, as an object with a name of its own, or as a class."""
     if not isinstance(value, dict):
         return _string(value)
     inner = value.get("config")
@@ -374,14 +413,11 @@ def _plain(value: object) -> Any:
     if isinstance(value, str):
         return value[:200]
     if isinstance(value, list) and 0 < len(value) <= 8:
-        plain = [_plain(each) for each in value]
-        return (
-            tuple(plain) if None not in plain and not any(map(math.isnan, _floats(plain))) else None
-        )
+        # One level: [3, 3] and [[1, 1], [2, 2]] are settings, deeper lists are not.
+        flat = [each for part in value for each in (part if isinstance(part, list) else (part,))]
+        if len(flat) <= 32 and all(isinstance(each, int | float | str) for each in flat):
+            return tuple(tuple(p) if isinstance(p, list) else p for p in value)
+        return None
     if isinstance(value, dict):
         return _string(value.get("class_name"))
     return None
-
-
-def _floats(values: Sequence[object]) -> Iterator[float]:
-    return (value for value in values if isinstance(value, float))

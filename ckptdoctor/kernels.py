@@ -22,7 +22,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -167,15 +167,14 @@ class Kernel:
         np.bitwise_and(values.view(bits.dtype), mask, out=bits)
         clean = bits.view(values.dtype)
         if low <= -limit:
-            low = _least(clean, mask, work, zero=zeros > 0)
+            low = _extreme(clean, mask, work, -1, zero=zeros > 0)
         if high >= limit:
-            high = -_least(np.negative(clean), mask, work, zero=zeros > 0)
+            high = _extreme(clean, mask, work, 1, zero=zeros > 0)
         mean, std = _moments(clean, finite, low, high, work, mask)
         return Partial(count, nan, posinf, neginf, zeros, finite, low, high, mean, std)
 
 
-_BITS = {4: np.dtype(np.int32), 8: np.dtype(np.int64)}
-_INFINITY = {4: 0x7F800000, 8: 0x7FF0000000000000}
+_BITS: dict[int, np.dtype[Any]] = {4: np.dtype(np.int32), 8: np.dtype(np.int64)}
 # Largest magnitudes between which squares neither vanish nor overflow, and how far the mean may
 # lie off before the squares' own rounding shows in the standard deviation.
 _RANGE = {4: (1e-15, 1e17, 1.0), 8: (1e-140, 1e150, 1e6)}
@@ -191,15 +190,20 @@ def _screen(values: Array, limit: float, work: Workspace) -> tuple[Array, float,
     return np.less(magnitude, limit, out=flags), -limit, limit
 
 
-def _least(clean: Array, mask: Array, work: Workspace, *, zero: bool) -> float:
-    """Minimum of the numbers that ``mask`` keeps; the others are 0, as some others are if ``zero``."""
-    low = float(np.minimum.reduce(clean))
-    if low < 0 or zero:
-        return low
+def _extreme(clean: Array, mask: Array, work: Workspace, sign: int, *, zero: bool) -> float:
+    """Maximum (``sign`` 1) or minimum (-1) of the numbers that ``mask`` keeps.
+
+    The others are 0 in ``clean``; ``zero`` tells that some of the kept ones are, too.
+    """
+    reduce = np.maximum.reduce if sign > 0 else np.minimum.reduce
+    found = float(reduce(clean))
+    if found * sign > 0 or zero:
+        return found
     filler = work.squares.view(_BITS[clean.itemsize])[: clean.size]
-    np.bitwise_and(np.invert(mask), filler.dtype.type(_INFINITY[clean.itemsize]), out=filler)
+    never = np.array(-sign * math.inf, clean.dtype).view(filler.dtype)
+    np.bitwise_and(np.invert(mask), never, out=filler)
     np.bitwise_or(filler, clean.view(filler.dtype), out=filler)
-    return float(np.minimum.reduce(filler.view(clean.dtype)))
+    return float(reduce(filler.view(clean.dtype)))
 
 
 def _complex_nonfinite(values: Array) -> tuple[int, int, int]:
@@ -269,7 +273,7 @@ def _restore_nonfinite(values: Array, limit: float) -> None:
     beyond = np.abs(values) >= limit
     if beyond.any():
         bits = values.view(np.int32)
-        bits |= np.negative(beyond.view(np.int8)) & np.int32(_INFINITY[4])
+        bits |= np.negative(beyond.view(np.int8)) & np.int32(0x7F800000)
 
 
 def _many(values: Array, lengths: Array) -> tuple[Columns, Array]:
@@ -372,7 +376,8 @@ def _looked_up(dtype: str) -> Callable[[Array, Array], Array]:
 def kernel_of(dtype: str, *, big_endian: bool = False) -> Kernel | None:
     """Kernel for a name of `ckptdoctor.dtypes.DTYPES`; None for opaque types."""
     kind = DTYPES[dtype]
-    order, size = ">" if big_endian else "<", kind.itemsize
+    order: Literal["<", ">"] = ">" if big_endian else "<"
+    size = kind.itemsize
     if kind.kind == "bool":
         return Kernel(size, np.dtype(np.uint8), _flag)
     if kind.kind == "int":

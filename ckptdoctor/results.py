@@ -12,11 +12,27 @@ if TYPE_CHECKING:
     from .stats import StatsTable
     from .tensors import TensorTable
 
-__all__ = ["ErrorInfo", "Fitness", "Part", "Purpose", "Report", "Summary", "Verdict", "View"]
+__all__ = [
+    "ErrorInfo",
+    "Fitness",
+    "Loading",
+    "Part",
+    "Purpose",
+    "Report",
+    "Sort",
+    "Summary",
+    "Tensors",
+    "Verdict",
+    "View",
+    "Weights",
+]
 
+Loading = Literal["safe", "unsafe"]
 Fitness = Literal["fit", "suspect", "unfit"]
 Purpose = Literal["any", "serve", "resume"]
 Weights = Literal["auto", "model", "ema"]
+Tensors = Literal["none", "suspect", "all"]
+Sort = Literal["file", "name", "size", "nonfinite", "max"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +48,7 @@ class Verdict:
         ``unfit`` for an error in what that purpose uses, ``suspect`` for a warning.
     """
 
-    load: Literal["safe", "unsafe"]
+    load: Loading
     serve: Fitness
     resume: Fitness
 
@@ -144,7 +160,7 @@ class View:
     Parameters
     ----------
     tensors
-        Which rows: ``none``, ``suspect``, ``all``; empty for the format's own default.
+        Which rows: ``none``, ``suspect``, ``all``; None for the format's own default.
     sort
         Order of the rows: ``file``, ``name``, ``size``, ``nonfinite``, ``max``.
     width
@@ -155,8 +171,8 @@ class View:
         Lowest severity that fails; None for none.
     """
 
-    tensors: Literal["none", "suspect", "all", ""] = ""
-    sort: str = "file"
+    tensors: Tensors | None = None
+    sort: Sort = "file"
     width: int = 80
     color: bool = False
     quiet: bool = False

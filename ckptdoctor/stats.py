@@ -128,8 +128,8 @@ class Columns:
     @classmethod
     def unmeasured(cls, rows: int) -> Columns:
         """Columns that say nothing about any row."""
-        counts = (np.zeros(rows, np.int64) for _ in range(4))
-        return cls(*counts, *(np.full(rows, np.nan) for _ in range(4)))
+        nan, posinf, neginf, zeros = (np.zeros(rows, np.int64) for _ in range(4))
+        return cls(nan, posinf, neginf, zeros, *(np.full(rows, np.nan) for _ in range(4)))
 
     def put(self, row: int, whole: Partial) -> None:
         """Set one row from the merged pieces of its tensor."""

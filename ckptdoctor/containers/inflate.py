@@ -14,8 +14,11 @@ MAX_RATIO = 1032
 """DEFLATE cannot give more bytes than this for each stored one."""
 
 
+_NONE = zlib.decompressobj()
+
+
 class InflatingSource:
-    """Data of a deflated member; reads forward, starts over to go back.
+    """The data of a deflated member; reads forward, starts over to go back.
 
     A few hundred kilobytes of memory whatever the sizes; several threads may read, slowly.
 
@@ -47,7 +50,8 @@ class InflatingSource:
         self.name, self.size, self.crc32 = name, size, crc32
         self._below, self._offset, self._stored = below, offset, stored
         self._lock = threading.Lock()
-        self._rewind()
+        self._inflater = _NONE  # an inflater takes 50 kB: only while it is read
+        self._taken = self._at = self._crc = 0
 
     def _rewind(self) -> None:
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -81,7 +85,7 @@ class InflatingSource:
             raise BombError(message, where=self.name)
 
     def _seek(self, offset: int) -> None:
-        if offset < self._at:
+        if offset < self._at or self._inflater is _NONE:
             self._rewind()
         while self._at < offset:
             self._some(offset - self._at)
@@ -100,23 +104,26 @@ class InflatingSource:
         return data
 
     def _inflate(self, most: int) -> bytes:
+        """Next bytes; none where the stream has ended, or needs another chunk."""
         pending = self._inflater.unconsumed_tail
-        if not pending and not self._inflater.eof:
+        if not pending and self._taken < self._stored:
             take = min(self.CHUNK, self._stored - self._taken)
-            if not take:
-                raise self._wrong(f"the deflated data breaks off after {self._at:,} bytes")
             pending = self._below.pread(self._offset + self._taken, take)
             self._taken += take
         try:
-            return self._inflater.decompress(pending, most)
+            data = self._inflater.decompress(pending, most)
         except zlib.error as error:
             raise self._wrong(f"cannot be inflated after {self._at:,} bytes: {error}") from None
+        if not data and not pending and not self._inflater.eof:
+            raise self._wrong(f"the deflated data breaks off after {self._at:,} bytes")
+        return data
 
     def _end(self) -> None:
         """Check that the stream ends where it is declared to, with the stated checksum."""
         while not self._inflater.eof:
             if self._inflate(1):
                 raise self._wrong(f"inflates to more than the {self.size:,} bytes declared")
+        self._inflater = _NONE
         if self.crc32 is not None and self._crc != self.crc32:
             raise self._wrong(f"CRC-32 of the data is {self._crc:#010x}, not {self.crc32:#010x}")
 

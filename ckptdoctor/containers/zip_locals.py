@@ -20,7 +20,7 @@ from .zip_directory import (
     short,
 )
 
-__all__ = ["DEFLATED", "ENCRYPTED", "STORED", "Locals"]
+__all__ = ["DEFLATED", "STORED", "Locals"]
 
 STORED, DEFLATED = 0, 8
 ENCRYPTED, DESCRIBED = 1, 8
@@ -168,16 +168,18 @@ class Locals:
 
     def _judge_method(self, i: int) -> None:
         directory = self._directory
-        flags, method, name = directory.flags[i], directory.methods[i], directory.names[i]
+        flags, method = directory.flags[i], directory.methods[i]
         stored, size = directory.stored[i], directory.sizes[i]
-        if flags & SUSPECT:
-            what = "as encrypted" if flags & ENCRYPTED else f"with flags {flags:#x}"
-            message = f"marked {what}: some loaders refuse the member, some read it all the same"
-            self._oddities.add("encrypted members", Severity.ERROR, message, name)
+        if i in self._broken:
+            return
+        if flags & ENCRYPTED:
+            self._broken[i] = "the member is encrypted"
+        elif flags & SUSPECT:
+            message = f"flags {flags:#x}: some loaders refuse the member, some read it all the same"
+            self._oddities.add("odd flags", Severity.ERROR, message, directory.names[i])
         if method not in (STORED, DEFLATED):
-            message = f"compression method {method}: no framework writes it, few loaders read it"
-            self._oddities.add("compression methods", Severity.ERROR, message, name)
-        elif method == DEFLATED and size > (stored + 1) * MAX_RATIO and i not in self._broken:
+            self._broken[i] = f"compression method {method}, which no framework writes or reads"
+        elif method == DEFLATED and size > (stored + 1) * MAX_RATIO:
             self._broken[i] = f"{size:,} bytes cannot come from {stored:,} deflated ones"
 
     def _described(self, i: int, stop: int) -> int:

@@ -16,6 +16,6 @@ FORMATS = ("text", "json")
 
 
 def renderer(name: str) -> Renderer:
-    """Function that renders reports in one of `FORMATS`."""
+    """Return the function that renders reports in one of `FORMATS`."""
     render: Renderer = importlib.import_module(f".{name}", __name__).render
     return render

@@ -66,7 +66,7 @@ def command(*words: str) -> str:
     Examples
     --------
     >>> print(command("ckptdoctor", "inspect", "my model.pt"), command("a\nb"))
-    ckptdoctor inspect 'my model.pt' $'a\nb'
+    ckptdoctor inspect 'my model.pt' $'a\x0ab'
     """
     return " ".join(_word(word) for word in words)
 
@@ -75,12 +75,11 @@ def _word(word: str) -> str:
     if word and not re.search(r"[^\w@%+=:,./-]", word, re.ASCII):
         return word
     if not word.isprintable():
-        # Bytes that are no UTF-8 reach us as surrogates; bash takes them back as \xNN.
-        text = word.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        keep = (
-            text.replace("'", "\\'")
-            if text != word
-            else word.replace("\\", "\\\\").replace("'", "\\'")
-        )
-        return "$'" + display(keep) + "'"
+        # Bytes, since what is no UTF-8 reaches us as surrogates; bash reads two digits after \\x.
+        raw = word.encode("utf-8", "surrogateescape")
+        return "$'" + "".join(_PLAIN.get(byte, f"\\x{byte:02x}") for byte in raw) + "'"
     return "'" + word.replace("'", "'\"'\"'") + "'"
+
+
+_PLAIN = {byte: chr(byte) for byte in range(32, 127)} | {ord("\\"): "\\\\", ord("'"): "\\'"}
+"""Bytes that stand for themselves between ``$'`` and ``'``, and the two that a backslash guards."""

@@ -138,7 +138,7 @@ def _findings(report: Report, view: View) -> Iterator[str]:
 
 
 def _grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
-    """Findings of the same kind together; those about the file stay single."""
+    """Put findings of the same kind together; those about the file stay single."""
     groups: dict[object, list[Finding]] = {}
     for at, f in enumerate(findings):
         key = (f.code, f.severity, f.role) if f.tensor and f.role != "container" else at

@@ -160,7 +160,7 @@ _ROWS = tuple(
 
 
 def intended(ctx: Context, info: TensorInfo, stats: TensorStats) -> str:
-    """What makes a tensor's non-finite values intended, as a noun phrase; empty for damage."""
+    """Tell what makes a tensor's non-finite values intended, as a noun phrase; empty for damage."""
     found: str = ctx.once("intended", info, lambda: _intended(ctx, info, stats))
     return found
 

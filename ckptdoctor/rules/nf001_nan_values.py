@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class NanValues(Rule):
             at = ctx.first(info, np.isnan)
             place = f", the first at {list(at)}" if at else ""
             message = f"{stats.nan:,} of {stats.count:,} elements are NaN{place}"
-            more = {"first": list(at)} if at else {}
+            more: dict[str, Any] = {"first": list(at)} if at else {}
             yield self.finding(
                 info, message, severity=severity, elements=stats.count, nan=stats.nan, **more
             )

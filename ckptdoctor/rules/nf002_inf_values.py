@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class InfValues(Rule):
             range_ = f" ({info.dtype} ends at {limit})" if limit else ""
             amount = f" among {stats.count:,} elements" if stats.count > 1 else ""
             message = f"{kinds}{amount}{range_}{place}"
-            more = {"first": list(at)} if at else {}
+            more: dict[str, Any] = {"first": list(at)} if at else {}
             yield self.finding(
                 info,
                 message,

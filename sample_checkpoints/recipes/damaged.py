@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle
+import pickletools
 import struct
 import tempfile
 import zipfile
@@ -12,9 +12,9 @@ from pathlib import Path
 from . import SAMPLES, sample
 from .networks import tiny_state
 from .torch_files import rewrite
+from .torch_old import LEGACY_PICKLES
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def made(of: str) -> bytes:
@@ -66,9 +66,15 @@ def os_system(path: Path) -> None:
 
 @sample("sick/ck002-os-system-legacy.pth", "The same in a legacy stream")
 def os_system_legacy(path: Path) -> None:
-    system = {"protocol_version": 1001, "little_endian": True}
-    head = b"".join(pickle.dumps(value, 2) for value in (LEGACY_MAGIC, 1001, system))
-    path.write_bytes(head + with_code(b"\x80\x02}.") + pickle.dumps([], 2))
+    data = made("healthy/legacy-stream.pth")
+    stream = io.BytesIO(data)
+    start = end = 0
+    for _ in range(LEGACY_PICKLES):
+        start = end
+        for _ in pickletools.genops(stream):
+            pass
+        end = stream.tell()
+    path.write_bytes(data[:start] + with_code(data[start:end]) + data[end:])
 
 
 @sample("sick/ck005-two-pickles.pt", "Two members `data.pkl`: torch reads one, Python the other")

@@ -1,0 +1,340 @@
+"""Checkpoints of several files: an ``index.json`` that says which tensor lies in which shard.
+
+Only plain file names inside the folder of the index are followed, and the links that a Hugging
+Face cache makes of them: an index is data from elsewhere, and ``../../etc/passwd`` is a name too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import BombError, CkptDoctorError, FormatError, TruncatedError, UnsupportedError
+from ..findings import Finding, Severity, container_finding
+from ..sources import FileSource
+from ..tensors import Array, Decoder, TensorInfo, TensorTable
+from .base import ReadOptions
+
+__all__ = ["Sharded"]
+
+MAX_INDEX = 1 << 28
+"""256 MiB: the index of a model of 100,000 tensors has 10."""
+MAX_SHARDS = 1000
+"""Each is an open file; the largest published models have 200."""
+
+_BLOB = re.compile(r"(\.\./)+blobs/[0-9a-f]{40,64}")
+_CACHE = re.compile(r".*[/\\]models--[^/\\]+[/\\]blobs[/\\][0-9a-f]{40,64}")
+_NUMBERED = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})(\.[a-z0-9]+)")
+
+
+class Sharded:
+    """Sets of safetensors or PyTorch files beside an ``index.json``."""
+
+    name = "safetensors-sharded"
+    spec = "https://huggingface.co/docs/huggingface_hub/package_reference/serialization"
+    summary = "sharded safetensors or PyTorch: model.safetensors.index.json, or its folder"
+
+    def sniff(self, head: bytes, source: FileSource) -> bool:
+        if b'"weight_map"' in head:
+            return True
+        return b'"weight_map"' in source.pread(0, min(source.size, 1 << 16))
+
+    def read(self, source: FileSource, options: ReadOptions) -> TensorTable:
+        """Read the index and every shard that is there.
+
+        Raises
+        ------
+        FormatError
+            If the index is no index, or no shard can be read.
+        """
+        merged = _Merge(source, _read_index(source))
+        try:
+            for shard in merged.shards():
+                merged.add(shard, options)
+            return merged.table()
+        except BaseException:
+            merged.close()
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """``names`` are the tensors of each shard, shards in the order the index first names them."""
+
+    names: Mapping[str, tuple[str, ...]]
+    total_size: int | None
+    metadata: Mapping[str, str]
+    findings: tuple[Finding, ...]
+
+
+def _read_index(source: FileSource) -> _Index:
+    if source.size > MAX_INDEX:
+        message = f"expected an index of at most {MAX_INDEX:,} bytes, found {source.size:,}"
+        raise BombError(message, where=source.name)
+    findings: list[Finding] = []
+    repeated: list[str] = []
+
+    def keep_last(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs) and not repeated:
+            seen: set[str] = set()
+            for key, _ in pairs:
+                if key in seen:
+                    repeated.append(key)
+                    break
+                seen.add(key)
+        return found
+
+    try:
+        index = json.loads(source.pread(0, source.size).decode(), object_pairs_hook=keep_last)
+    except (ValueError, RecursionError) as error:
+        message = f"the index is not JSON that can be read: {str(error)[:100]}"
+        raise FormatError(message, where=source.name, hint="download it again") from None
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        message = "expected a weight_map of tensor names and file names in the index"
+        raise FormatError(message, where=source.name)
+    names: dict[str, list[str]] = {}
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str):
+            message = f"tensor {tensor!r:.100}: expected a file name, found {shard!r:.100}"
+            raise FormatError(message, where=source.name)
+        names.setdefault(shard, []).append(tensor)
+    if repeated:
+        message = f"the index gives keys twice, first {repeated[0]!r:.100}: loaders disagree"
+        findings.append(container_finding("CK005", Severity.ERROR, message, where=source.name))
+    metadata = index.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    total: Any = metadata.get("total_size")
+    return _Index(
+        {shard: tuple(held) for shard, held in names.items()},
+        int(total) if type(total) in (int, float) and 0 <= total < 1 << 62 else None,
+        {key: value for key, value in metadata.items() if isinstance(value, str)},
+        tuple(findings),
+    )
+
+
+@dataclass(slots=True)
+class _Merge:
+    """One table out of many; findings are gathered on the way."""
+
+    source: FileSource
+    index: _Index
+    tables: dict[str, TensorTable] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    first_error: CkptDoctorError | None = None
+
+    @property
+    def folder(self) -> str:
+        """Of the index, as the caller named it."""
+        return str(Path(self.source.name).parent)
+
+    def find(self, code: str, severity: Severity, message: str, **measured: Any) -> None:
+        """Add a finding about the set."""
+        finding = container_finding(code, severity, message, where=self.source.name, **measured)
+        self.findings.append(finding)
+
+    def close(self) -> None:
+        """Close every shard."""
+        for table in self.tables.values():
+            table.close()
+
+    def shards(self) -> Iterator[str]:
+        """Names of the shards that may be opened and are there."""
+        self.findings += self.index.findings
+        if len(self.index.names) > MAX_SHARDS:
+            message = f"expected at most {MAX_SHARDS:,} shards, found {len(self.index.names):,}"
+            raise UnsupportedError(message, where=self.source.name)
+        outside = []
+        for shard in self.index.names:
+            path = os.path.join(self.folder, shard)  # noqa: PTH118  (Path would tidy the name)
+            if not _is_plain(shard) or not _stays(path):
+                outside.append(shard)
+            elif not os.path.lexists(path):
+                self.missing.append(shard)
+            else:
+                yield shard
+        if outside:
+            message = (
+                f"{len(outside)} names of the index lead out of its folder and were not followed, "
+                f"first {outside[0]!r:.120}"
+            )
+            self.find("CK006", Severity.ERROR, message, names=outside[:100])
+
+    def add(self, shard: str, options: ReadOptions) -> None:
+        """Read one shard; one that cannot be read leaves its tensors missing."""
+        from . import open_source  # noqa: PLC0415  (which imports this module)
+
+        path = os.path.join(self.folder, shard)  # noqa: PTH118
+        source = None
+        try:
+            source = FileSource(path)
+            if source.pread(0, min(64, source.size)).lstrip()[:1] == b"{":
+                message = "expected a shard with tensors, found JSON text"
+                raise FormatError(message, where=path)
+            self.tables[shard] = open_source(source, options)
+        except CkptDoctorError as error:
+            if source is not None:
+                source.close()
+            self.first_error = self.first_error or error
+            self.findings += error.findings
+            code = "CK004" if isinstance(error, TruncatedError) else "CK003"
+            self.find(code, Severity.ERROR, f"shard {shard!r:.120} cannot be read: {error.message}")
+
+    def table(self) -> TensorTable:
+        """Check the set against the index and put it together."""
+        if not self.tables:
+            raise self._nothing()
+        if self.missing:
+            message = (
+                f"{len(self.missing)} of {len(self.index.names)} shards are missing, "
+                f"first {self.missing[0]!r:.120}"
+            )
+            self.find("CK003", Severity.ERROR, message, missing=self.missing[:100])
+        infos, decoders = self._infos()
+        self._judge_keys()
+        self._judge_files()
+        self._judge_size(infos.values())
+        tables = self.tables.values()
+        formats = {table.format for table in tables}
+        metadata: dict[str, str] = {**self.index.metadata}
+        for table in tables:
+            metadata = {**table.metadata, **metadata}
+        return TensorTable(
+            path=self.source.name,
+            format=Sharded.name if formats == {"safetensors"} else "torch-sharded",
+            infos=infos,
+            metadata=metadata,
+            scalars={name: value for table in tables for name, value in table.scalars.items()},
+            layers={name: layer for table in tables for name, layer in table.layers.items()},
+            findings=(*self.findings, *(f for table in tables for f in table.findings)),
+            checksums=tuple(c for table in tables for c in table.checksums),
+            decoder=_Decoders(decoders),
+            files=(self.source, *(file for table in tables for file in table.files)),
+        )
+
+    def _nothing(self) -> CkptDoctorError:
+        """Say why there is not a single tensor."""
+        if self.first_error is not None:
+            self.first_error.findings = tuple(self.findings)
+            return self.first_error
+        names = list(self.index.names)
+        message = f"none of the {len(names)} shards that the index names is in its folder"
+        hint = f"download them beside it, first {names[0]!r:.120}"
+        error = FormatError(message, where=self.source.name, hint=hint)
+        error.findings = tuple(self.findings)
+        return error
+
+    def _infos(self) -> tuple[dict[str, TensorInfo], dict[str, Decoder]]:
+        """Tensors in the order of the index; of two of one name the shard that the index means."""
+        infos: dict[str, TensorInfo] = {}
+        decoders: dict[str, Decoder] = {}
+        twice = []
+        for shard, table in self.tables.items():
+            meant = set(self.index.names[shard])
+            for name, info in table.infos.items():
+                if name in infos:
+                    twice.append(name)
+                    if name not in meant:
+                        continue
+                own = replace(info, storage=f"{shard}:{info.storage}") if info.storage else info
+                infos[name] = own
+                decoders.pop(name, None)
+                if info.extent is None and table.decoder is not None:
+                    decoders[name] = table.decoder
+        if twice:
+            message = f"{len(twice)} tensors are in several shards, first {twice[0]!r:.120}"
+            self.find("CK005", Severity.ERROR, f"{message}: loaders disagree", tensors=twice[:100])
+        return infos, decoders
+
+    def _judge_keys(self) -> None:
+        """Compare what each shard holds with what the index says."""
+        absent, surplus = [], []
+        for shard, table in self.tables.items():
+            meant = self.index.names[shard]
+            absent += [name for name in meant if not _holds(table, name)]
+            known = set(meant)
+            surplus += [name for name in table.infos if name not in known]
+        if absent:
+            message = f"{len(absent)} tensors of the index are not in their shards"
+            message += f", first {absent[0]!r:.120}"
+            self.find("CK003", Severity.ERROR, message, missing=absent[:100])
+        if surplus:
+            message = f"{len(surplus)} tensors of the shards are not in the index"
+            message += f", first {surplus[0]!r:.120}"
+            self.find("CK003", Severity.WARNING, message, surplus=surplus[:100])
+
+    def _judge_files(self) -> None:
+        """Look for shards of the same family that the index does not name."""
+        known = set(self.index.names)
+        families = {(m[1], m[4]) for m in map(_NUMBERED.fullmatch, known) if m}
+        try:
+            beside = sorted(os.listdir(self.folder))  # noqa: PTH208  (names, no paths)
+        except OSError:
+            return
+        surplus = []
+        for name in beside:
+            match = _NUMBERED.fullmatch(name)
+            if match and name not in known and (match[1], match[4]) in families:
+                surplus.append(name)
+        if surplus:
+            message = f"{len(surplus)} shards beside the index are not in it"
+            message += f", first {surplus[0]!r:.120}"
+            self.find("CK003", Severity.WARNING, message, surplus=surplus[:100])
+
+    def _judge_size(self, infos: Iterable[TensorInfo]) -> None:
+        stated = self.index.total_size
+        if stated is None or len(self.tables) < len(self.index.names):
+            return
+        total = sum(info.nbytes for info in infos)
+        if total != stated:
+            message = f"the index states {stated:,} bytes of tensors, the shards hold {total:,}"
+            self.find("CK003", Severity.NOTE, message, stated=stated, found=total)
+
+
+def _holds(table: TensorTable, name: str) -> bool:
+    """Whether a shard has this key: a tensor, a number, or something of several tensors."""
+    return name in table.infos or name in table.scalars or any(
+        key.startswith(f"{name}.") for key in table.infos
+    )  # fmt: skip
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name can only mean a file in the folder itself, on every platform."""
+    return name not in ("", ".", "..") and not re.search(r"[/\\:\0]", name)
+
+
+def _stays(path: str) -> bool:
+    """Whether a path is no link, or one that stays in the folder or the cache it belongs to."""
+    if not os.path.islink(path):  # noqa: PTH114
+        return True
+    folder = os.path.realpath(os.path.dirname(path))  # noqa: PTH120  (the name as it is)
+    real = os.path.realpath(path)
+    if os.path.dirname(real) == folder:  # noqa: PTH120
+        return True
+    target = os.readlink(path)  # noqa: PTH115
+    blobs = os.path.realpath(os.path.join(folder, os.path.dirname(target)))  # noqa: PTH118, PTH120
+    beside = bool(_BLOB.fullmatch(target)) and os.path.dirname(real) == blobs  # noqa: PTH120
+    return beside or bool(_CACHE.fullmatch(real))
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoders:
+    """The decoder of each tensor that needs one."""
+
+    by_name: Mapping[str, Decoder]
+
+    def blocks(self, info: TensorInfo) -> Iterator[Array]:
+        return self.by_name[info.name].blocks(info)
+
+    def close(self) -> None:
+        for decoder in {id(d): d for d in self.by_name.values()}.values():
+            close = getattr(decoder, "close", None)
+            if close is not None:
+                close()
