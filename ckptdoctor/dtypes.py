@@ -71,7 +71,9 @@ def _table() -> dict[str, DType]:
         DType(f"float8_{name}", 8, "float", f"float8_{name}")
         for name in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu", "e4m3", "e3m4")
     ]
-    rows += [DType(f"complex{n}", n, "complex", f"complex{n}") for n in (32, 64, 128)]
+    # NumPy has no complex number of halves: a pair of them.
+    rows += [DType("complex32", 32, "complex", "f2,f2")]
+    rows += [DType(f"complex{n}", n, "complex", f"complex{n}") for n in (64, 128)]
     # Quantised integers: the stored numbers are plain integers, scale and zero point stand beside.
     rows += [DType("qint8", 8, "int", "int8"), DType("quint8", 8, "int", "uint8")]
     rows += [DType("qint32", 32, "int", "int32")]

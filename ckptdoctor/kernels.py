@@ -106,12 +106,13 @@ class Kernel:
         columns
             One value per tensor.
         extreme
-            Indices of tensors with squares out of the range of float64: measure them by `piece`.
+            Indices of tensors whose squares are too large, too small or too alike for plain sums
+            in float64: measure them by `piece`.
         """
         values = self._values(data, work)
         if self.limit != math.inf:
             _restore_nonfinite(values, self.limit)
-        return _many(values, lengths)
+        return _many(values, lengths, work)
 
     def _values(self, data: Array, work: Workspace) -> Array:
         raw = data.view(self.raw)
@@ -163,9 +164,7 @@ class Kernel:
         count = values.size // self.parts
         if not finite:
             return Partial(count, nan, posinf, neginf, zeros, 0, math.inf, -math.inf, 0.0, 0.0)
-        bits = work.clean.view(_BITS[values.itemsize])[: values.size]
-        np.bitwise_and(values.view(bits.dtype), mask, out=bits)
-        clean = bits.view(values.dtype)
+        clean = _masked(values, mask, work)
         if low <= -limit:
             low = _extreme(clean, mask, work, -1, zero=zeros > 0)
         if high >= limit:
@@ -276,40 +275,59 @@ def _restore_nonfinite(values: Array, limit: float) -> None:
         bits |= np.negative(beyond.view(np.int8)) & np.int32(0x7F800000)
 
 
-def _many(values: Array, lengths: Array) -> tuple[Columns, Array]:
-    ends = np.cumsum(lengths)
-    starts = ends - lengths
-    low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
-    zero = values == 0
-    zeros = _flagged(zero, starts) if zero.any() else np.zeros(len(starts), np.int64)
+def _many(values: Array, lengths: Array, work: Workspace) -> tuple[Columns, Array]:
+    """`Kernel.many` after widening.  Large temporaries would cost more than the arithmetic."""
+    starts = np.cumsum(lengths) - lengths
     columns = Columns.unmeasured(len(starts))
-    finite, keep = lengths, None
-    if not (np.isfinite(low) & np.isfinite(high)).all():
-        keep = np.isfinite(values)
-        columns.nan[:] = _flagged(np.isnan(values), starts)
-        columns.posinf[:] = _flagged(values == math.inf, starts)
-        columns.neginf[:] = _flagged(values == -math.inf, starts)
+    flags = np.equal(values, 0, out=work.flags[: values.size])
+    if flags.any():
+        columns.zeros[:] = _flagged(flags, starts)
+    if np.isfinite(values, out=flags).all():
+        finite, clean = lengths, values
+        low, high = np.minimum.reduceat(values, starts), np.maximum.reduceat(values, starts)
+    else:
+        clean, low, high = _many_sick(values, starts, columns, work)
         finite = lengths - columns.nan - columns.posinf - columns.neginf
+    some = np.where(finite > 0, finite, np.nan)
+    low, high = np.where(finite > 0, (low, high), np.nan).astype(np.float64)
+    exact = work.squares[: values.size]
+    np.copyto(exact, clean)
+    # A constant's mean is that constant, whatever the rounding.
+    mean = np.clip(np.add.reduceat(exact, starts) / some, low, high)
+    np.multiply(exact, exact, out=exact)
+    variance = np.maximum(np.add.reduceat(exact, starts) / some - mean * mean, 0)
+    std = np.where(low == high, 0.0, np.sqrt(variance))
+    columns.minimum[:], columns.maximum[:] = low + 0.0, high + 0.0
+    columns.mean[:], columns.std[:] = mean, std
+    biggest, span = np.maximum(-low, high), high - low
+    tiny, huge, trust = _RANGE[8]
+    good = (biggest > tiny) & (biggest < huge) & (mean * mean <= trust / 10 * std * span)
+    return columns, np.flatnonzero(~(good | (low == high) | (finite == 0)))
+
+
+def _many_sick(
+    values: Array, starts: Array, columns: Columns, work: Workspace
+) -> tuple[Array, Array, Array]:
+    """Count what is not finite; returns values with that set to zero, and the extremes without it."""
+    flags = work.flags[: values.size]
+    columns.nan[:] = _flagged(np.isnan(values, out=flags), starts)
+    low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
+    infinite = bool(np.isinf(low).any() or np.isinf(high).any())
+    keep = np.isfinite(values, out=flags)
+    clean = _masked(values, np.negative(keep.view(np.int8)), work)
+    if infinite:
         low = np.minimum.reduceat(np.where(keep, values, math.inf), starts)
         high = np.maximum.reduceat(np.where(keep, values, -math.inf), starts)
-        values = np.where(keep, values, 0)
-    columns.zeros[:] = zeros
-    some = finite > 0
-    low = np.where(some, low, np.nan).astype(np.float64)
-    high = np.where(some, high, np.nan).astype(np.float64)
-    exact = values.astype(np.float64)
-    mean = np.add.reduceat(exact, starts) / np.maximum(finite, 1)
-    mean = np.clip(mean, low, high)  # rounding: a constant's mean is that constant
-    exact -= np.repeat(mean, lengths)
-    if keep is not None:
-        exact[~keep] = 0
-    np.multiply(exact, exact, out=exact)
-    columns.std[:] = np.sqrt(np.add.reduceat(exact, starts) / np.where(some, finite, np.nan))
-    columns.minimum[:], columns.maximum[:] = low + 0.0, high + 0.0
-    columns.mean[:] = mean
-    biggest = np.maximum(-low, high)
-    inside = (biggest > _RANGE[8][0]) & (biggest < _RANGE[8][1]) | (low == high) | ~some
-    return columns, np.flatnonzero(~inside)
+        columns.posinf[:] = _flagged(values == math.inf, starts)
+        columns.neginf[:] = _flagged(values == -math.inf, starts)
+    return clean, low, high
+
+
+def _masked(values: Array, mask: Array, work: Workspace) -> Array:
+    """Numbers where ``mask`` (int8) is -1, 0 where it is 0."""
+    bits = work.clean.view(_BITS[values.itemsize])[: values.size]
+    np.bitwise_and(values.view(bits.dtype), mask, out=bits)
+    return bits.view(values.dtype)
 
 
 def _flagged(flags: Array, starts: Array) -> Array:

@@ -77,12 +77,16 @@ class Lane:
     places: Spans
 
     def runs(self) -> Iterator[tuple[int, int]]:
-        """Ranges to read, in order, each covering neighbours less than `GAP` apart."""
+        """Ranges to read, in order, each covering neighbours less than `GAP` apart.
+
+        A source that only reads forward passes every gap anyway, and is one reader's.
+        """
+        gap = _FAR if self.source.sequential else GAP
         starts = np.concatenate((self.items.starts, self.checks.starts))
         stops = np.concatenate((self.items.stops, self.checks.stops))
         order = np.argsort(starts, kind="stable")
         starts, reach = starts[order], np.maximum.accumulate(stops[order])
-        new = np.flatnonzero(starts[1:] > reach[:-1] + GAP) + 1
+        new = np.flatnonzero(starts[1:] > reach[:-1] + gap) + 1
         firsts = np.concatenate(([0], new)).astype(np.int64)
         lasts = np.concatenate((new - 1, [len(starts) - 1])).astype(np.int64)
         return zip(starts[firsts].tolist(), reach[lasts].tolist(), strict=True)

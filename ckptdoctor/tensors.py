@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .dtypes import DTYPES, DType
-from .errors import UsageError
+from .errors import BombError, UsageError
 from .findings import Finding
 from .sources import Extent, FileSource
 
@@ -34,6 +34,9 @@ Encoding = Literal["plain", "quantised", "opaque", "absent"]
 
 BLOCK_BYTES = 1 << 18
 """256 KiB: the block that stays in a core's L2 cache while several passes go over it."""
+
+MAX_EXPANSION = 1024
+"""How many times its stored bytes a view may take when it is read whole (strides of 0 repeat)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,11 +269,15 @@ class TensorTable(Mapping[str, TensorInfo]):
         UsageError
             If there is no such tensor, or it has no values to read.
         FormatError
-            If the bytes cannot be decoded.
+            If the bytes cannot be decoded, or a view repeats a few of them without measure.
         """
         info = self.infos.get(name)
         if info is None:
             raise UsageError(f"no tensor {name!r}", where=self.path)
+        stored = info.extent.length if info.strides and info.extent else info.nbytes
+        if info.nbytes > MAX_EXPANSION * stored + 2**24:
+            message = f"{name!r:.200} repeats {stored:,} stored bytes to make {info.nbytes:,}"
+            raise BombError(message, where=self.path)
         blocks = list(self.blocks(info))
         if not blocks:
             return np.empty(info.shape, info.kind.numpy)

@@ -68,13 +68,13 @@ def test_every_command_is_tried_here():
     assert set(get_command(cli.app).commands) == set(COMMANDS)  # type: ignore[attr-defined]
 
 
-def test_importing_the_package_imports_next_to_nothing(without_frameworks):
+def test_importing_the_package_imports_neither_numpy_nor_the_command_line(without_frameworks):
     code = (
-        "import sys; before = set(sys.modules); import ckptdoctor;"
-        "print(*sorted({m.partition('.')[0] for m in set(sys.modules) - before}))"
+        "import sys, ckptdoctor;"
+        "print([m for m in ('numpy', 'h5py', 'typer', 'json', 'ctypes') if m in sys.modules])"
     )
     done = without_frameworks("-c", code)
-    assert (done.stdout.split(), done.stderr) == (["ckptdoctor"], "")
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
 def test_opening_a_torch_file_imports_neither_hdf5_nor_the_command_line(without_frameworks):

@@ -9,37 +9,25 @@ child, a block at a time.
 
 from __future__ import annotations
 
-import json
 import math
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BombError, CkptDoctorError, FormatError, ReadError, TruncatedError
-from ..findings import Finding, Severity, container_finding
-from ..sources import ByteSource, Extent, FileSource, WindowSource
+from ..errors import BombError, FormatError, TruncatedError
+from ..findings import Finding
+from ..sources import ByteSource
 from .hdf5_blocks import CHUNK_BYTES, slabs
-from .hdf5_process import ProcessLost, magic_offset, prestart, take
+from .hdf5_check import Checker, Dataset
+from .hdf5_process import magic_offset, prestart
+from .hdf5_readers import Child, Here, Reader
 
 if TYPE_CHECKING:
     from ..tensors import Array, TensorInfo
 
 __all__ = ["Contents", "Dataset", "Hdf5Decoder", "is_hdf5", "prestart", "read_hdf5"]
 
-READY_SECONDS = 60.0
-WALK_SECONDS = 10.0
-"""For any file; one more second for each megabyte of it."""
-BLOCK_SECONDS = 20.0
-MAX_ANSWER = 1 << 29
-MAX_RATIO = 1100
-"""DEFLATE gives at most 1032 bytes for each stored one."""
-MAX_TOLD = 16
-_INT64 = 1 << 63
 _PIECE = 1 << 18
-_ADVICE = "get the file again from where it came from, or save the model anew"
-_TRUST = "if you trust the file, read it with --trust-hdf5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,13 +81,23 @@ def read_hdf5(source: ByteSource, *, trust: bool = False) -> Contents:
     reader: Reader = Here(source) if trust else Child(source)
     try:
         answer = reader.walk()
-        contents = Checker(source).contents(answer, reader)
+        checker = Checker(source)
+        datasets, attributes = checker.check(answer)
     except BaseException:
         reader.close()
         raise
-    if contents.decoder is None:
+    decoder = None
+    if any(dataset.extent is None and not dataset.absent for dataset in datasets):
+        decoder = Hdf5Decoder(reader, datasets, source.name)
+    else:
         reader.close()
-    return contents
+    return Contents(
+        datasets=tuple(datasets),
+        attributes=attributes,
+        findings=tuple(checker.findings),
+        skipped=tuple(checker.skipped),
+        decoder=decoder,
+    )
 
 
 def check_superblock(source: ByteSource) -> None:

@@ -64,14 +64,26 @@ class Dataset:
 
 @dataclass(slots=True)
 class Checker:
-    """Turns a walk's answer into `Dataset` rows, believing nothing."""
+    """Turns a walk's answer into `Dataset` rows.
+
+    ``skipped`` are paths of datasets that hold no numbers in place.
+    """
 
     source: ByteSource
     findings: list[Finding] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
 
-    def contents(self, answer: Mapping[str, Any], reader: _Reader) -> Contents:
+    def check(
+        self, answer: Mapping[str, Any]
+    ) -> tuple[list[Dataset], Mapping[str, Mapping[str, Any]]]:
+        """Rows and attributes of an answer; what is odd is kept in ``findings``.
+
+        Raises
+        ------
+        FormatError
+            If the answer is not what an honest worker says.
+        """
         try:
             datasets = [d for d in map(self._dataset, answer["rows"]) if d is not None]
             self._report(answer["told"], answer["counts"])
@@ -83,14 +95,7 @@ class Checker:
             raise FormatError(message, where=self.source.name, hint=ADVICE) from None
         self._report_overlaps(datasets)
         self._close_counts()
-        decoded = any(d.extent is None and not d.absent for d in datasets)
-        return Contents(
-            datasets=tuple(datasets),
-            attributes=attributes,
-            findings=tuple(self.findings),
-            skipped=tuple(self.skipped),
-            decoder=Hdf5Decoder(reader, datasets, self.source.name) if decoded else None,
-        )
+        return datasets, attributes
 
     def _dataset(self, raw: Mapping[str, Any]) -> Dataset | None:
         from ..dtypes import DTYPES  # noqa: PLC0415

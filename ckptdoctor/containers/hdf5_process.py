@@ -27,6 +27,8 @@ _BOOT = (
     "from ckptdoctor.containers.hdf5_worker import main; main(sys.argv[1])"
 )
 _SPAWNS = hasattr(os, "posix_spawn")
+_SIGKILL = 9
+"""A number, because nothing can be imported any more when the interpreter takes itself down."""
 
 
 class ProcessLost(Exception):
@@ -162,10 +164,8 @@ class Process:
             os.close(fd)
         if os.getpid() != self.owner:
             return  # a copy of this object in a forked child
-        import signal  # noqa: PLC0415
-
         try:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self.pid, _SIGKILL)
             os.waitpid(self.pid, 0)
         except OSError:
             pass  # somebody else waited for all children

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import CkptDoctorError, FormatError, ReadError
 from ..sources import ByteSource
@@ -105,9 +105,7 @@ class Child(Reader):
     def _checked(self, header: Mapping[str, Any]) -> Mapping[str, Any]:
         if "error" in header:
             reason = str(header["error"])[:200]
-            raise FormatError(
-                f"HDF5 cannot read it: {reason}", where=self.source.name, hint=ADVICE
-            )
+            raise FormatError(f"HDF5 cannot read it: {reason}", where=self.source.name, hint=ADVICE)
         return header
 
     def _lost(self, error: ProcessLost) -> FormatError:
@@ -125,7 +123,7 @@ class Here(Reader):
     """The C library in this process, for callers who trust the file."""
 
     def __init__(self, source: ByteSource) -> None:
-        from .hdf5_worker import Session  # noqa: PLC0415
+        from .hdf5_walk import Session  # noqa: PLC0415
 
         self.source = source
         self.session = self._guarded(Session, source.pread, source.size)

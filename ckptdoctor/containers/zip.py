@@ -16,7 +16,7 @@ from ..sources import ByteSource, Extent, WindowSource
 from ..tensors import Checksum
 from .inflate import InflatingSource
 from .zip_directory import ADVICE, Oddities, read_directory, short
-from .zip_locals import DEFLATED, ENCRYPTED, STORED, Locals
+from .zip_locals import DEFLATED, STORED, Locals
 
 __all__ = ["DEFLATED", "STORED", "Archive", "Member", "read_archive"]
 
@@ -33,7 +33,7 @@ class Member(NamedTuple):
     stored, size
         Bytes in the archive, and after inflating.
     method
-        0 stored, 8 deflated; others cannot be read.
+        0 stored, 8 deflated; others are ``broken``.
     crc32
         None where it was never computed (0 for data that is not empty).
     header
@@ -98,19 +98,14 @@ class Archive:
         Raises
         ------
         FormatError
-            If the entry is broken, encrypted or compressed by another method.
+            If the entry is broken: ``member.broken`` says why.
         """
         where = self.where(member)
         if member.broken:
             raise FormatError(member.broken, where=where, hint=ADVICE)
-        if member.flags & ENCRYPTED:
-            raise UnsupportedError("the member is encrypted", where=where, hint="decrypt it first")
-        if member.method == STORED:
-            return WindowSource(where, self.source, member.offset, member.stored)
         if member.method == DEFLATED:
             return self._inflating(member, member.crc32)
-        hint = "zip it again without compression"
-        raise UnsupportedError(f"compression method {member.method}", where=where, hint=hint)
+        return WindowSource(where, self.source, member.offset, member.stored)
 
     def _inflating(self, member: Member, crc32: int | None) -> InflatingSource:
         where, offset = self.where(member), member.offset
@@ -161,14 +156,12 @@ class Archive:
 
     def checksum(self, member: Member) -> Checksum | None:
         """CRC-32 to check while the data is read; None where there is nothing to check."""
-        if member.crc32 is None or member.broken or member.flags & ENCRYPTED or not member.size:
+        if member.crc32 is None or member.broken or not member.size:
             return None
-        if member.method == STORED:
-            extent = Extent(self.source, member.offset, member.stored)
-        elif member.method == DEFLATED:
+        if member.method == DEFLATED:
             extent = Extent(self._inflating(member, None), 0, member.size)
         else:
-            return None
+            extent = Extent(self.source, member.offset, member.stored)
         return Checksum(extent, member.crc32, self.where(member))
 
 

@@ -24,7 +24,8 @@ UTF8 = 0x800
 _END_BYTES, _END64_BYTES, _LOCATOR_BYTES = 22, 56, 20
 
 # signature, flags, method, crc, stored, size, name, extra and comment lengths, disk, header
-_CENTRAL = struct.Struct("<4s4xHH4xIIIHHHH6xI")
+_CENTRAL = struct.Struct("<I4xHH4xIIIHHHH6xI")
+_CENTRAL_NUMBER = int.from_bytes(CENTRAL_SIGN, "little")
 
 
 class Oddities:
@@ -238,7 +239,7 @@ def _read_end64(
     return place, (count, size, offset)
 
 
-_Entry = tuple[bytes, int, int, int, int, int, int, int, int, int, int]
+_Entry = tuple[int, int, int, int, int, int, int, int, int, int, int]
 
 
 def _walk(raw: bytes, end: End, where: str) -> tuple[list[int], list[str], list[_Entry]]:
@@ -250,12 +251,13 @@ def _walk(raw: bytes, end: End, where: str) -> tuple[list[int], list[str], list[
     at, last, size = 0, len(raw) - CENTRAL_BYTES, len(raw)
     while at <= last:
         entry = unpack(raw, at)
-        stop = at + CENTRAL_BYTES + entry[6]
-        after = stop + entry[7] + entry[8]
-        if entry[0] != CENTRAL_SIGN or after > size:
+        sign, flags, _, _, _, _, length, extra, comment, _, _ = entry
+        stop = at + CENTRAL_BYTES + length
+        after = stop + extra + comment
+        if sign != _CENTRAL_NUMBER or after > size:
             break
         name = raw[at + CENTRAL_BYTES : stop]
-        names.append(name.decode() if name.isascii() else _decode(name, entry[1]))
+        names.append(name.decode() if name.isascii() else _decode(name, flags))
         places.append(at)
         entries.append(entry)
         at = after

@@ -60,51 +60,80 @@ class Locals:
     def places(self) -> list[int]:
         """Offset of each member's data in the source; -1 where ``directory.broken`` says why."""
         directory = self._directory
-        at, headers, lengths = directory.at, directory.headers, directory.lengths
-        flags, stored, raw = directory.flags, directory.stored, directory.raw
-        broken, limit = self._broken, self._end.end64
+        headers, claimed = directory.headers, 0  # bytes before it belong to members; -1: not known
         places = [-1] * len(headers)
-        claimed = 0  # every byte before it belongs to some member; -1: not known
         for self._turn, i in enumerate(sorted(range(len(headers)), key=headers.__getitem__)):
-            header, named, entry = headers[i], _LOCAL_BYTES + lengths[i], at[i]
-            q = self._at(header, named) if header + named <= limit else -1
-            block = self._block
-            same = q >= 0 and (
-                block[q + 30 : q + named] == raw[entry + 46 : entry + 16 + named]
-                and block[q : q + 4] == LOCAL_SIGN
-                and (
-                    raw[entry + 8 : entry + 30] == block[q + 6 : q + 28]
-                    if not flags[i] & DESCRIBED
-                    else raw[entry + 8 : entry + 12] == block[q + 6 : q + 10]
-                    and block[q + 14 : q + 26] == _NOTHING
-                    and raw[entry + 28 : entry + 30] == block[q + 26 : q + 28]
-                )
-            )
-            if not same and not self._compare(i, q):
-                claimed = -1
-                continue
-            data = header + 30 + (block[q + 26] | block[q + 27] << 8)
-            data += block[q + 28] | block[q + 29] << 8
-            if not self._sound(i, data):
+            header = headers[i]
+            data, stop = self._place(i, header)
+            if data < 0:
                 claimed = -1
                 continue
             places[i] = data
             if header != claimed:
                 self._between(claimed, header, directory.names[i])
-            stop = data + stored[i]
-            if flags[i] & DESCRIBED:
-                stop = self._described(i, stop)
             claimed = max(claimed, stop)
-        for i, reason in broken.items():
+        for i, reason in self._broken.items():
             self._oddities.add("broken members", Severity.ERROR, reason, directory.names[i])
         self._finish(claimed)
         return places
 
-    def _at(self, offset: int, length: int) -> int:
-        """Index in ``_block`` of the byte at ``offset``, with at least ``length`` behind it."""
-        q = offset - self._start
-        if q >= 0 and q + length <= len(self._block):
-            return q
+    def _place(self, i: int, header: int) -> tuple[int, int]:
+        """Offsets of one member's data and of the first byte behind it; -1, -1 if it is broken.
+
+        All slices of a sound member are compared here, without further calls: at 100,000 members
+        they would cost as much as the comparisons.
+        """
+        directory = self._directory
+        raw, at, flags = directory.raw, directory.at[i], directory.flags[i]
+        named = _LOCAL_BYTES + directory.lengths[i]
+        if header + named > self._end.end64:
+            message = f"its header is to lie at {header:,}, beyond the end of the archive"
+            self._broken.setdefault(i, message)
+            return -1, -1
+        q = header - self._start
+        if q < 0 or q + named > len(self._block):
+            q = self._load(header, named)
+        block = self._block
+        if flags & DESCRIBED:
+            same = (
+                block[q + 14 : q + 26] == _NOTHING
+                and raw[at + 8 : at + 12] == block[q + 6 : q + 10]
+                and raw[at + 28 : at + 30] == block[q + 26 : q + 28]
+            )
+        else:
+            same = raw[at + 8 : at + 30] == block[q + 6 : q + 28]
+        if not (
+            same
+            and block[q : q + 4] == LOCAL_SIGN
+            and block[q + 30 : q + named] == raw[at + 46 : at + 16 + named]
+        ) and not self._compare(i, q):
+            return -1, -1
+        data = header + 30 + (block[q + 26] | block[q + 27] << 8)
+        data += block[q + 28] | block[q + 29] << 8
+        stored = directory.stored[i]
+        stop = data + stored
+        if (
+            directory.methods[i]
+            or stored != directory.sizes[i]
+            or stop > self._end.end64
+            or flags & SUSPECT
+            or i in self._broken
+        ) and not self._sound(i, data):
+            return -1, -1
+        if not flags & DESCRIBED:
+            return data, stop
+        q = stop - self._start
+        if q < 0 or q + 16 > len(block):
+            if stop + 16 > self._source.size:
+                return data, self._described(i, stop)
+            q = self._load(stop, 16)
+            block = self._block
+        if raw[at + 16 : at + 28] == block[q + 4 : q + 16] and block[q : q + 4] == _DESCRIPTOR_SIGN:
+            return data, stop + 16
+        return data, self._described(i, stop)
+
+    def _load(self, offset: int, length: int) -> int:
+        """Read a block that starts at ``offset`` and has ``length`` bytes at least."""
         take = self.LITTLE
         if self._turn - self._large_at >= self.DENSE:
             take, self._large_at = self.BLOCK, self._turn
@@ -116,9 +145,8 @@ class Locals:
         """Whether the data lies in the file and its sizes can be true."""
         directory = self._directory
         stored, size = directory.stored[i], directory.sizes[i]
-        method, flags = directory.methods[i], directory.flags[i]
-        if method or flags & SUSPECT:
-            self._judge_method(i)
+        method = directory.methods[i]
+        self._judge_method(i)
         if i in self._broken:
             return False
         if data + stored > self._end.end64:
@@ -132,9 +160,6 @@ class Locals:
     def _compare(self, i: int, q: int) -> bool:
         """Compare field by field; False where the member cannot be found at all."""
         directory, header = self._directory, self._directory.headers[i]
-        if q < 0:
-            self._broken[i] = f"its header is to lie at {header:,}, beyond the end of the archive"
-            return False
         sign, flags, method, crc, stored, size, names, extras = _LOCAL.unpack_from(self._block, q)
         if sign != LOCAL_SIGN:
             self._broken[i] = f"expected its header PK\\3\\4 at {header:,}, found {sign!r}"
@@ -185,13 +210,7 @@ class Locals:
     def _described(self, i: int, stop: int) -> int:
         """Offset behind the data descriptor, in whichever of its four forms it was written."""
         directory = self._directory
-        entry, room = directory.at[i], self._end.directory - stop
-        if room >= 16:
-            q = self._at(stop, 16)
-            block = self._block
-            same = block[q + 4 : q + 16] == directory.raw[entry + 16 : entry + 28]
-            if same and block[q : q + 4] == _DESCRIPTOR_SIGN:
-                return stop + 16
+        room = self._end.directory - stop
         found = self._source.pread(stop, max(0, min(24, room)))
         crc, stored, size = directory.crcs[i], directory.stored[i], directory.sizes[i]
         for sign in (_DESCRIPTOR_SIGN, b""):

@@ -140,13 +140,21 @@ def tensor_rows(contents: Contents, *, keras: bool = True) -> list[TensorInfo]:
     """Rows of the table, in the order of the file; layer names are left to the layout."""
     taken: Counter[str] = Counter()
     infos = []
-    for dataset in contents.datasets:
+    for stored in contents.datasets:
+        dataset = _bfloat16(stored) if keras else stored
         name = "/".join(dataset.path)
         taken[name] += 1
         if taken[name] > 1:
             name = f"{name}#{taken[name]}"
         infos.append(_row(dataset, name, keras_role_of(dataset.path) if keras else "model"))
     return infos
+
+
+def _bfloat16(dataset: Dataset) -> Dataset:
+    """Tell bfloat16 by its two opaque bytes, as HDF5 gets it where Keras leaves no attribute."""
+    if dataset.opaque and dataset.dtype == "uint8" and dataset.itemsize == 2:
+        return replace(dataset, dtype="bfloat16", shape=dataset.shape[:-1], opaque=False)
+    return dataset
 
 
 def _row(dataset: Dataset, name: str, role: Role) -> TensorInfo:
@@ -253,6 +261,8 @@ def name_layers(
         group: _real_name(group, attributes, config, full=True) if counts[name] > 1 else name
         for group, name in short.items()
     }
+    counts = Counter(names.values())
+    names = {group: name if counts[name] == 1 else "" for group, name in names.items()}
     return [
         replace(info, layer_name=names[info.path[:-2]]) if _is_variable(info) else info
         for info in infos
@@ -283,9 +293,10 @@ def _real_name(
             parts, known = [mapped], True
         elif depth < len(group) and group[depth] in _CONTAINERS and not full:
             continue
-        else:
-            known = known or stated is not None
-            parts.append(stated if isinstance(stated, str) else prefix[-1])
+        elif isinstance(stated, str):
+            parts, known = [*parts, stated], True
+        elif depth == len(group):  # a group between is a list of layers
+            parts.append(prefix[-1])
     return "/".join(parts)[:500] if known else ""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..containers.hdf5 import read_hdf5
 from ..containers.zip import Archive, Member, read_archive
-from ..errors import BombError, CkptDoctorError, ReadError
+from ..errors import BombError, CkptDoctorError, FormatError, ReadError
 from ..findings import Finding, Severity, container_finding
 from ..keras_config import KerasConfig, parse_json, read_model_config, read_scalars
 from ..sources import ByteSource, FileSource
@@ -73,15 +73,7 @@ class KerasZip:
         read = _Read(archive, source)
         try:
             config = read.config()
-            # Of two members of one name Keras, through zipfile, takes the last.
-            weights = archive.last(WEIGHTS_H5) or archive.last(WEIGHTS_NPZ)
-            if weights is None:
-                text = f"no member {WEIGHTS_H5}: the model has no weights"
-                read.note("CK003", Severity.ERROR, text)
-            elif weights.name == WEIGHTS_H5:
-                read.hdf5(weights, config, trust=options.trust_hdf5)
-            else:
-                read.npz(weights, config)
+            read.weights(config, trust=options.trust_hdf5)
         except BaseException as error:
             for file in read.files:
                 file.close()
@@ -155,6 +147,30 @@ class _Read:
         except CkptDoctorError as error:
             self.note("CK005", Severity.ERROR, f"cannot be read: {error.message}"[:300], name)
             return None
+
+    def weights(self, config: KerasConfig, *, trust: bool) -> None:
+        """Read the weights that Keras would load: of two members of one name, the last."""
+        members = [m for m in self.archive.members if m.name == WEIGHTS_H5]
+        members = members or [m for m in self.archive.members if m.name == WEIGHTS_NPZ]
+        if not members:
+            text = f"no member {WEIGHTS_H5}: the model has no weights"
+            self.note("CK003", Severity.ERROR, text)
+            return
+        try:
+            self._read_weights(members[-1], config, trust=trust)
+        except FormatError as error:
+            if len(members) == 1:
+                raise
+            text = f"the last of {len(members)} members of this name, which Keras would load, is "
+            text += f"not readable ({error.message[:200]}); the first is shown"
+            self.note("CK005", Severity.ERROR, text, members[-1].name)
+            self._read_weights(members[0], config, trust=trust)
+
+    def _read_weights(self, member: Member, config: KerasConfig, *, trust: bool) -> None:
+        if member.name == WEIGHTS_H5:
+            self.hdf5(member, config, trust=trust)
+        else:
+            self.npz(member, config)
 
     def hdf5(self, member: Member, config: KerasConfig, *, trust: bool) -> None:
         """Read HDF5 weights."""

@@ -63,12 +63,10 @@ def _report(report: Report, view: View) -> Iterator[str]:
     yield "{\n" + _encode(head)[1:-1] + ",\n"
     yield f'"verdict": {_encode(verdict)},\n"summary": {_encode(summary)},\n"diagnoses": [],\n'
     yield '"findings": [' + ",\n  ".join(_encode(_finding(f)) for f in report.findings) + "],\n"
-    if report.table is None:
-        yield '"tensors": null'
-    else:
-        yield '"tensors": ['
+    yield '"tensors": ['
+    if report.table is not None:
         yield from _rows(report, view)
-        yield "]"
+    yield "]"
     yield f',\n"error": {_encode(error)}}}'
 
 

@@ -13,7 +13,7 @@ __all__ = ["LONGEST", "render_table"]
 LONGEST = 50
 """Rows of the overview; what is beyond them is counted in a line of its own."""
 
-_NAME_WIDTH = 28
+_NAME_WIDTH = 36
 """Least width of the name column that is worth more than another column of numbers."""
 
 

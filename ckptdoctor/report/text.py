@@ -74,7 +74,7 @@ def _refusal(report: Report, view: View) -> Iterator[str]:
     error = report.error
     assert error is not None
     yield f"{_INDENT}{_paint('could not be checked', _COLORS['error'], view)}: {error.type}"
-    where = f" (at {display(error.where)})" if error.where not in ("", report.file) else ""
+    where = f" (at {_place(error.where, report.file)})" if error.where != report.file else ""
     yield from _wrap(display(error.message) + where, view, _INDENT)
     if error.hint:
         yield from _wrap(f"Next: {display(error.hint)}", view, _INDENT)
@@ -94,7 +94,7 @@ def _headline(report: Report, summary: Summary) -> str:
     )
     kind = f"{report.format} ({framework})" if framework else report.format
     names = list(summary.dtypes)
-    dtypes = ", ".join(names[:4]) + (f" and {len(names) - 4} more dtypes" if len(names) > 4 else "")
+    dtypes = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return (
         f"{kind}: {_many(summary.tensors, 'tensor')}, {_many(summary.parameters, 'parameter')}, "
         f"{human_bytes(summary.nbytes)}" + (f", {dtypes}" if dtypes else "")
@@ -132,7 +132,7 @@ def _findings(report: Report, view: View) -> Iterator[str]:
     hidden = notes[_NOTES_SHOWN:] if len(notes) > _NOTES_SHOWN + 1 else []
     for group in groups:
         if group not in hidden:
-            yield from _group(group, view)
+            yield from _group(group, report.file, view)
     if hidden:
         yield f"{_INDENT}{_word('note', view, 9)}{sum(map(len, hidden))} more notes: --format json"
 
@@ -146,13 +146,13 @@ def _grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
     return list(groups.values())
 
 
-def _group(group: list[Finding], view: View) -> Iterator[str]:
+def _group(group: list[Finding], file: str, view: View) -> Iterator[str]:
     first = group[0]
     label = f"{first.code} {first.name}"
     if len(group) == 1:
         text = f"{_tensor(first)}: {_message(first)}" if first.tensor else _message(first)
-        if first.where and first.where not in first.message:
-            text += f" (at {shorten(display(first.where), _NAME_LIMIT)})"
+        if first.where and first.where != file and first.where not in first.message:
+            text += f" (at {_place(first.where, file)})"
     else:
         named = [f"{_tensor(f)} ({_message(f)})" for f in group[:_NAMES_SHOWN]]
         more = len(group) - len(named)
@@ -163,6 +163,14 @@ def _group(group: list[Finding], view: View) -> Iterator[str]:
     lines = _wrap(f"{label}: {text}", view, indent)
     yield f"{_INDENT}{_word(severity, view, 9)}{lines[0].strip()}"
     yield from lines[1:]
+
+
+def _place(where: str, file: str) -> str:
+    """Shorten ``file:member+offset`` by the file, which the report is headed with."""
+    inside = where.removeprefix(file).lstrip(":/")
+    if inside.startswith("+"):
+        inside = f"byte {inside[1:]}"
+    return shorten(display(inside or where), _NAME_LIMIT)
 
 
 def _tensor(finding: Finding) -> str:
@@ -216,7 +224,7 @@ def _quiet(report: Report, view: View) -> Iterator[str]:
     for group in _grouped(f for f in counting if f.severity >= view.fail_on):
         first = group[0]
         tensor = f"{_tensor(first)}: " if first.tensor else ""
-        more = f" (and {len(group) - 1:,} more tensors)" if len(group) > 1 else ""
+        more = f" (and {_many(len(group) - 1, 'more tensor')})" if len(group) > 1 else ""
         severity = _word(first.severity.name.lower(), view)
         yield f"{file}: {severity} {first.code} {first.name}: {tensor}{_message(first)}{more}"
 

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import unittest.mock
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -139,12 +140,23 @@ def mlp_weights(path: Path) -> None:
     dense_net(keras).save_weights(path)
 
 
-@sample("healthy/mlp-npz.keras", "Keras 3 archive with `model.weights.npz` in place of HDF5")
-def mlp_npz(path: Path) -> None:
+@sample(
+    "sick/ck002-pickled-arrays.keras", "`model.weights.npz`: pickles, which Keras gave up loading"
+)
+def pickled_arrays(path: Path) -> None:
     from keras.src.saving import saving_lib
 
+    class Store(saving_lib.NpzIOStore):
+        """Keras would pickle TensorFlow's variables; this keeps plain arrays, as other backends do."""
+
+        def close(self) -> None:
+            for group in self.contents.values():
+                group.update({key: np.asarray(value) for key, value in group.items()})
+            super().close()
+
     buffer = io.BytesIO()
-    saving_lib._save_model_to_fileobj(dense_net(keras), buffer, "npz")
+    with unittest.mock.patch.object(saving_lib, "NpzIOStore", Store):
+        saving_lib._save_model_to_fileobj(dense_net(keras), buffer, "npz")
     path.write_bytes(buffer.getvalue())
     stop_clock(path)
 

@@ -69,7 +69,8 @@ def test_refused_file_has_an_error_and_nothing_made_up():
     document = parse(Report(file="f", error=error, findings=(seen,), relevant=(True,)))
     (report,) = document["reports"]
     assert report["error"] == {"type": "FormatError", "message": "bad; try again", "where": "f+3"}
-    assert report["verdict"] is report["summary"] is report["tensors"] is None
+    assert report["verdict"] is report["summary"] is None
+    assert report["tensors"] == []
     assert [(f["code"], f["role"]) for f in report["findings"]] == [("CK002", "container")]
 
 
@@ -109,7 +110,9 @@ def test_half_characters_are_escaped_so_that_strict_parsers_take_them():
     assert row["name"] == "a\\udcffb"
 
 
-@pytest.mark.parametrize(("rows", "expected"), [("none", []), ("suspect", ["b"]), (None, ["a", "b"])])
+@pytest.mark.parametrize(
+    ("rows", "expected"), [("none", []), ("suspect", ["b"]), (None, ["a", "b"])]
+)
 def test_rows_are_all_unless_asked_otherwise(rows, expected):
     report = report_of({"a": np.float32([1]), "b": np.float32([np.nan])})
     found = parse(report, view=View(tensors=rows))["reports"][0]["tensors"]

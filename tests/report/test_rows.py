@@ -82,7 +82,10 @@ def test_numbers_are_right_aligned_and_columns_go_before_names():
     assert wide[2].index("1  ") > 0
     end = wide[0].index("shape") + len("shape")
     assert [line[:end].split()[-1] for line in wide[2:]] == ["2", "5000"]
-    assert len({line[:end].rstrip()[-1:] != " " and len(line[:end].rstrip()) for line in wide[2:]}) == 1
+    assert (
+        len({line[:end].rstrip()[-1:] != " " and len(line[:end].rstrip()) for line in wide[2:]})
+        == 1
+    )
 
 
 @given(st.text())

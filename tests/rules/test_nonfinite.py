@@ -22,8 +22,10 @@ def codes(arrays, roles=None):
 
 
 def causal(n, heads=1, fill=0.0):
-    return np.where(np.triu(np.ones((n, n)), 1) == 1, -INF, fill).astype(np.float32)[None].repeat(
-        heads, 0
+    return (
+        np.where(np.triu(np.ones((n, n)), 1) == 1, -INF, fill)
+        .astype(np.float32)[None]
+        .repeat(heads, 0)
     )
 
 
@@ -156,5 +158,3 @@ def test_every_nonfinite_tensor_is_named_and_no_finite_one(name, role, values):
     else:
         assert ("NF001" in found) == bool(np.isnan(array).any())
         assert ("NF002" in found) == bool(np.isinf(array).any())
-
-

@@ -1,0 +1,157 @@
+"""Detection: content decides, never the name; nobody is believed who claims to be two things."""
+
+from __future__ import annotations
+
+import gc
+import io
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from ckptdoctor.errors import FormatError, UsageError
+from ckptdoctor.findings import Severity
+from ckptdoctor.formats import ADAPTERS, detect, open_path
+from ckptdoctor.sources import FileSource
+
+
+def npz():
+    buffer = io.BytesIO()
+    np.savez(buffer, w=np.ones(2))
+    return buffer.getvalue()
+
+
+def zipped(*members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, data in members:
+            file.writestr(name, data)
+    return buffer.getvalue()
+
+
+def torch_zip():
+    """The smallest archive that torch.load takes: an empty state dict."""
+    return zipped(("archive/data.pkl", pickle.dumps({}, 2)), ("archive/version", b"3\n"))
+
+
+SAFE = safetensors.numpy.save({"w": np.ones(2, np.float32)})
+
+
+def write(tmp_path, data, name="model.bin"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.h5", "m.keras", "m.safetensors", "m", "m.npz"])
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        pytest.param(SAFE, "safetensors", id="safetensors"),
+        pytest.param(npz(), "npz", id="npz"),
+        pytest.param(torch_zip(), "torch-zip", id="torch zip"),
+    ],
+)
+def test_content_decides_not_the_name(tmp_path, data, expected, name):
+    with open_path(write(tmp_path, data, name)) as table:
+        assert table.format == expected
+
+
+def test_detect_gives_the_adapter(tmp_path):
+    source = FileSource(write(tmp_path, SAFE))
+    assert detect(source).name == "safetensors"
+
+
+def test_every_adapter_states_what_it_is():
+    names = [adapter.name for adapter in ADAPTERS]
+    assert len(set(names)) == len(names)
+    for adapter in ADAPTERS:
+        assert adapter.spec.startswith("https://")
+        assert 0 < len(adapter.summary) < 100
+
+
+class TestTwoThingsAtOnce:
+    def test_zip_behind_safetensors_is_an_error(self, tmp_path):
+        held = {"w": np.frombuffer(torch_zip(), np.uint8)}
+        with open_path(write(tmp_path, safetensors.numpy.save(held))) as table:
+            (finding,) = table.findings
+        assert (finding.code, finding.severity) == ("CK005", Severity.ERROR)
+        assert "also as a zip archive" in finding.message
+
+    def test_bytes_before_a_zip_are_an_error(self, tmp_path):
+        with open_path(write(tmp_path, b"\xfejunk" * 9 + torch_zip())) as table:
+            assert table.format == "torch-zip"
+            assert "stand before the archive" in table.findings[0].message
+
+    def test_end_of_a_zip_by_chance_is_nothing_to_report(self, tmp_path):
+        held = {"w": np.frombuffer(b"PK\5\6" + bytes(60), np.uint8)}
+        with open_path(write(tmp_path, safetensors.numpy.save(held))) as table:
+            assert table.findings == ()
+
+    def test_archive_of_keras_and_torch_is_refused(self, tmp_path):
+        data = zipped(
+            ("archive/data.pkl", pickle.dumps({}, 2)),
+            ("config.json", b"{}"),
+            ("metadata.json", b"{}"),
+        )
+        with pytest.raises(FormatError, match="at once"):
+            open_path(write(tmp_path, data))
+
+    def test_hdf5_hidden_in_a_zip_is_an_error(self, tmp_path):
+        info = zipfile.ZipInfo("archive/data.pkl")
+        data = zipped((info, pickle.dumps({}, 2)), ("archive/version", b"3\n"))
+        # an extra field long enough to reach offset 512, where HDF5's library looks as well
+        start = 30 + len(info.filename)
+        extra = b"XX" + (700).to_bytes(2, "little") + bytes(700)
+        at = 512 - start
+        extra = extra[:at] + b"\x89HDF\r\n\x1a\n" + extra[at + 8 :]
+        data = data[:28] + len(extra).to_bytes(2, "little") + data[30:start] + extra + data[start:]
+        shifted = bytearray(data)
+        end = data.rindex(b"PK\5\6")
+        directory = int.from_bytes(data[end + 16 : end + 20], "little") + len(extra)
+        shifted[end + 16 : end + 20] = directory.to_bytes(4, "little")
+        second = data.rindex(b"PK\1\2")
+        header = int.from_bytes(data[second + 42 : second + 46], "little") + len(extra)
+        shifted[second + 42 : second + 46] = header.to_bytes(4, "little")
+        with open_path(write(tmp_path, shifted)) as table:
+            assert any("also reads as HDF5" in f.message for f in table.findings)
+
+
+class TestHousekeeping:
+    def test_missing_path_is_wrong_usage(self, tmp_path):
+        with pytest.raises(UsageError, match="no such file"):
+            open_path(tmp_path / "nothing")
+
+    def test_file_is_closed_when_it_is_refused(self, tmp_path, monkeypatch):
+        closed = []
+        monkeypatch.setattr(FileSource, "close", lambda self: closed.append(self.name))
+        with pytest.raises(FormatError):
+            open_path(write(tmp_path, b"<html>"))
+        assert closed
+
+    def test_garbage_collection_is_on_again_afterwards(self, tmp_path):
+        assert gc.isenabled()
+        with pytest.raises(FormatError):
+            open_path(write(tmp_path, b"<html>"))
+        assert gc.isenabled()
+        open_path(write(tmp_path, SAFE)).close()
+        assert gc.isenabled()
+
+    def test_reading_one_format_imports_no_other(self, tmp_path):
+        path = write(tmp_path, SAFE)
+        code = (
+            "import sys; from ckptdoctor.formats import open_path; open_path(sys.argv[1]); "
+            "print(*(m for m in sys.modules if m.startswith('ckptdoctor.')))"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+        )
+        loaded = set(run.stdout.split())
+        assert "ckptdoctor.formats.safetensors" in loaded
+        others = {"keras_h5", "keras_zip", "torch_zip", "npz", "refused", "sharded", "torch_legacy"}
+        assert not loaded & {f"ckptdoctor.formats.{name}" for name in others}
+        assert not loaded & {f"ckptdoctor.containers.{name}" for name in ("zip", "pickle", "hdf5")}

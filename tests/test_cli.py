@@ -1,0 +1,401 @@
+"""The command line: exit codes, streams, what a user sees when something is wrong."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import ckptdoctor.api
+from ckptdoctor import __version__
+from ckptdoctor.cli import run
+from ckptdoctor.errors import FormatError
+from ckptdoctor.findings import Severity, container_finding
+from ckptdoctor.terminal import Progress, colored, put, width_of
+
+NAN = np.float32([np.nan, 1])
+SOUND = np.float32([0.5, 1])
+
+
+def write(path, arrays):
+    """Write a safetensors file by its definition."""
+    header, data = {}, b""
+    for name, values in arrays.items():
+        raw = values.tobytes()
+        header[name] = {
+            "dtype": "F32", "shape": values.shape, "data_offsets": [len(data), len(data) + len(raw)],
+        }  # fmt: skip
+        data += raw
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return str(path)
+
+
+@pytest.fixture
+def sound(tmp_path):
+    return write(tmp_path / "sound.safetensors", {"w": SOUND})
+
+
+@pytest.fixture
+def sick(tmp_path):
+    return write(tmp_path / "sick.safetensors", {"w": SOUND, "bn.running_var": NAN})
+
+
+@pytest.fixture
+def broken(tmp_path):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes((1000).to_bytes(8, "little") + b'{"w": ')
+    return str(path)
+
+
+def spawn(*arguments, **options):
+    command = [sys.executable, "-m", "ckptdoctor", *arguments]
+    return subprocess.run(command, capture_output=True, timeout=60, check=False, **options)
+
+
+def report(capsys):
+    (only,) = json.loads(capsys.readouterr().out)["reports"]
+    return only
+
+
+class TestExitCodes:
+    def test_clean_is_0(self, sound):
+        assert run(["inspect", sound]) == 0
+
+    def test_findings_are_1(self, sick):
+        assert run(["inspect", sick]) == 1
+
+    def test_unreadable_is_3(self, broken, capsys):
+        assert run(["inspect", broken]) == 3
+        assert "could not be checked" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("fail_on", ["warning", "never"])
+    def test_limit_moves_the_line(self, sick, fail_on):
+        assert run(["inspect", sick, "--fail-on", fail_on]) == (fail_on != "never")
+
+    def test_worst_of_several_counts_and_3_is_before_1(self, sound, sick, broken):
+        assert run(["inspect", sound, sick]) == 1
+        assert run(["inspect", sick, broken, sound]) == 3
+
+    def test_ignored_codes_do_not_count(self, sick):
+        assert run(["inspect", sick, "--ignore", "NF"]) == 0
+        assert run(["inspect", sick, "--select", "NF002,CK"]) == 0
+
+    def test_other_tensors_do_not_count(self, sick):
+        assert run(["inspect", sick, "--tensor", "w"]) == 0
+        assert run(["inspect", sick, "--tensor", "w", "--tensor", "bn.*"]) == 1
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["inspect"],
+            ["inspect", "FILE", "--bogus"],
+            ["inspect", "FILE", "--purpose", "fun"],
+            ["inspect", "FILE", "--fail-on"],
+            ["inspect", "FILE", "--select", "ZZ"],
+            ["inspect", "FILE", "--report", "yaml=x"],
+            ["inspect", "FILE", "--report", "json"],
+            ["inspect", "FILE", "--report", "json=FILE"],
+            ["inspect", "FILE", "gone.pt"],
+            ["inspect", "a\0b"],
+            ["inspect", "x" * 5000],
+            ["inspekt", "FILE"],
+        ],
+        ids=lambda arguments: " ".join(arguments)[:30] or "nothing",
+    )
+    def test_wrong_usage_is_2_and_one_or_two_lines(self, sound, capsys, arguments):
+        assert run([word.replace("FILE", sound) for word in arguments]) == 2
+        out, err = capsys.readouterr()
+        if arguments:
+            assert out == ""
+            assert 1 <= len(err.splitlines()) <= 2
+            assert err.startswith("ckptdoctor: ")
+
+    def test_nothing_is_checked_when_one_path_does_not_exist(self, sound, capsys):
+        assert run(["inspect", sound, sound + ".gone"]) == 2
+        assert capsys.readouterr().out == ""
+
+    def test_purpose_decides_which_findings_count(self, monkeypatch, sick):
+        real = ckptdoctor.api.open_path
+
+        def open_path(path, options):
+            from dataclasses import replace
+
+            table = real(path, options)
+            infos = {
+                n: replace(i, role="optimizer" if "bn" in n else "model") for n, i in table.items()
+            }
+            return replace(table, infos=infos)
+
+        monkeypatch.setattr(ckptdoctor.api, "open_path", open_path)
+        codes = [run(["inspect", sick, "--purpose", p]) for p in ("any", "serve", "resume")]
+        assert codes == [1, 0, 1]
+
+
+class TestFailClosed:
+    @pytest.fixture
+    def crash(self, monkeypatch):
+        def crash(*_args, **_options):
+            raise ZeroDivisionError("one\ntwo")
+
+        monkeypatch.setattr(ckptdoctor.api, "measure", crash)
+
+    def test_unexpected_exception_is_3_with_a_hint_and_no_traceback(self, crash, sound, capsys):
+        assert run(["inspect", sound]) == 3
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        (line,) = err.splitlines()
+        assert "ZeroDivisionError" in line
+        assert "api.py:" in line
+        assert __version__ in line
+        assert "report" in line
+
+    def test_it_is_in_the_json_too(self, crash, sound, capsys):
+        assert run(["inspect", sound, "--format", "json"]) == 3
+        told = report(capsys)
+        assert told["error"]["type"] == "ZeroDivisionError"
+        assert told["error"]["where"].startswith("api.py:")
+        assert told["verdict"] is None
+
+    def test_debug_shows_the_traceback(self, crash, sound):
+        with pytest.raises(ZeroDivisionError):
+            run(["inspect", sound, "--debug"])
+
+    def test_crash_of_a_rule_is_3_and_keeps_what_others_found(self, monkeypatch, sick, capsys):
+        from ckptdoctor.rules import InfValues
+
+        def crash(*_arguments):
+            raise IndexError
+
+        monkeypatch.setattr(InfValues, "check", crash)
+        assert run(["inspect", sick, "--format", "json"]) == 3
+        told = report(capsys)
+        assert told["error"]["type"] == "InternalError"
+        assert [f["code"] for f in told["findings"]] == ["NF001"]
+
+    def test_findings_seen_before_a_refusal_are_told(self, monkeypatch, sound, capsys):
+        def refuse(_path, _options):
+            error = FormatError("no table", where="x+1", hint="ask its author")
+            error.findings = (container_finding("CK002", Severity.ERROR, "calls os.system"),)
+            raise error
+
+        monkeypatch.setattr(ckptdoctor.api, "open_path", refuse)
+        assert run(["inspect", sound]) == 3
+        out = capsys.readouterr().out
+        assert "no table" in out
+        assert "calls os.system" in out
+        assert "ask its author" in out
+
+    def test_crash_before_any_report_is_3(self, monkeypatch, sound, capsys):
+        def crash(*_arguments):
+            raise RuntimeError("no")
+
+        monkeypatch.setattr("ckptdoctor.cli.renderer", crash)
+        assert run(["inspect", sound]) == 3
+        assert "unexpected RuntimeError" in capsys.readouterr().err
+
+    def test_interruption_is_130(self, monkeypatch, sound, capsys):
+        def interrupt(*_args, **_options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(ckptdoctor.api, "measure", interrupt)
+        assert run(["inspect", sound]) == 130
+        assert capsys.readouterr().err == "ckptdoctor: interrupted\n"
+
+
+class TestOutput:
+    def test_json_is_one_document_for_several_files(self, sound, sick, broken, capsys):
+        assert run(["inspect", sound, broken, sick, "--format", "json"]) == 3
+        document = json.loads(capsys.readouterr().out)
+        assert [r["file"] for r in document["reports"]] == [sound, broken, sick]
+        assert [r["error"] is None for r in document["reports"]] == [True, False, True]
+
+    def test_rows_can_be_left_out(self, sound, capsys):
+        run(["inspect", sound, "--format", "json", "--tensors", "none"])
+        assert report(capsys)["tensors"] == []
+
+    def test_quiet_says_nothing_about_a_clean_file(self, sound, sick, capsys):
+        run(["inspect", sound, "-q"])
+        assert capsys.readouterr() == ("", "")
+        run(["inspect", sound, sick, "--quiet"])
+        out = capsys.readouterr().out
+        assert out.count("\n") == 1
+        assert "NF001" in out
+
+    def test_reports_are_written_beside_the_output(self, sick, tmp_path, capsys):
+        text, data = tmp_path / "r.txt", tmp_path / "r.json"
+        assert run(["inspect", sick, "--report", f"text={text}", "--report", f"json={data}"]) == 1
+        assert "NF001" in capsys.readouterr().out
+        assert "NF001" in text.read_text()
+        assert json.loads(data.read_text())["reports"][0]["file"] == sick
+
+    def test_report_that_cannot_be_written_is_3(self, sound, tmp_path, capsys):
+        assert run(["inspect", sound, "--report", f"json={tmp_path}/no/r.json"]) == 3
+        assert "could not be written" in capsys.readouterr().err
+
+    def test_report_never_overwrites_the_checkpoint_by_another_name(self, sound, tmp_path):
+        link = tmp_path / "link"
+        link.symlink_to(sound)
+        assert run(["inspect", sound, "--report", f"text={link}"]) == 2
+
+    def test_colours_only_when_wanted(self, sick, capsys, monkeypatch):
+        run(["inspect", sick])
+        assert "\x1b" not in capsys.readouterr().out
+        run(["inspect", sick, "--color", "always"])
+        assert "\x1b[31;1m" in capsys.readouterr().out
+
+    def test_no_color_and_dumb_terminals_are_respected(self, monkeypatch):
+        class Terminal:
+            def isatty(self):
+                return True
+
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        assert colored("auto", Terminal())
+        monkeypatch.setenv("TERM", "dumb")
+        assert not colored("auto", Terminal())
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert not colored("auto", Terminal())
+        assert colored("always", Terminal())
+
+    def test_hostile_file_name_is_escaped_everywhere(self, tmp_path, capsys):
+        path = write(tmp_path / "a\x1b]0;x\x07b", {"w\x1b[2J": NAN})
+        run(["inspect", path])
+        run(["inspect", path + "gone"])
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out + err
+        assert "\\x1b" in out
+        assert "\\x1b" in err
+
+    def test_width_is_what_columns_says(self, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "133")
+        assert width_of(sys.stdout) == 133
+        monkeypatch.setenv("COLUMNS", "wide")
+        assert width_of(sys.stdout) >= 40
+
+    def test_formats_are_listed(self, capsys):
+        assert run(["formats"]) == 0
+        text = capsys.readouterr().out
+        assert run(["formats", "--format", "json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["formats"]
+        assert len(rows) == len(text.splitlines()) > 3
+        assert all(row["name"] and row["summary"] and row["spec"] for row in rows)
+
+    def test_version(self, capsys):
+        assert run(["--version"]) == 0
+        assert capsys.readouterr().out == f"ckptdoctor {__version__}\n"
+
+    @pytest.mark.parametrize("command", [[], ["inspect"], ["formats"]])
+    def test_help_fits_80_columns_and_shows_examples(self, command, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        assert run([*command, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert max(map(len, out.splitlines())) <= 80
+        assert command == ["formats"] or "ckptdoctor inspect model.pt\n" in out
+
+
+class TestProcess:
+    """What only a real process shows."""
+
+    def test_module_and_exit_code(self, sick):
+        done = spawn("inspect", sick)
+        assert done.returncode == 1
+        assert b"NF001" in done.stdout
+        assert done.stderr == b""
+
+    def test_reader_that_leaves_is_no_error(self, tmp_path):
+        path = write(tmp_path / "m", {f"w{i}": NAN for i in range(20000)})
+        command = f"{sys.executable} -m ckptdoctor inspect {path} --tensors all | head -n 1; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
+        assert done.stdout.splitlines()[-1] == b"1"
+        assert done.stderr == b""
+
+    def test_output_that_is_not_utf8_loses_nothing(self, tmp_path):
+        path = write(tmp_path / "m", {"中.weight": NAN})
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+        done = spawn("inspect", path, env=environment)
+        assert done.returncode == 1
+        assert b"\\u4e2d.weight" in done.stdout
+
+    def test_interrupt_leaves_without_a_traceback(self, tmp_path):
+        fifo = tmp_path / "report"
+        os.mkfifo(fifo)  # opening it for writing waits for a reader that never comes
+        path = write(tmp_path / "m", {"w": SOUND})
+        command = [sys.executable, "-m", "ckptdoctor", "inspect", path, "--report", f"text={fifo}"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert b"m" in process.stdout.readline()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert process.returncode == 130
+        assert err == b"ckptdoctor: interrupted\n"
+
+    def test_nothing_is_left_behind_and_the_file_stays(self, sick, tmp_path):
+        before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+        spawn("inspect", sick, cwd=tmp_path)
+        assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+class TestProgress:
+    def lines(self, calls, *, enabled=True, clock=None, monkeypatch=None):
+        class Stream:
+            encoding = "utf-8"
+            text = ""
+
+            def write(self, text):
+                self.text += text
+
+            def flush(self):
+                pass
+
+        now = [0.0]
+        monkeypatch.setattr("ckptdoctor.terminal.time.monotonic", lambda: now[0])
+        stream = Stream()
+        progress = Progress(stream, enabled=enabled)
+        progress.start("file\x1b.pt")
+        for at, done in calls:
+            now[0] = at
+            progress(done, 100)
+        progress.clear()
+        return stream.text
+
+    def test_short_work_shows_nothing(self, monkeypatch):
+        assert self.lines([(0.1, 10), (0.9, 90)], monkeypatch=monkeypatch) == ""
+
+    def test_long_work_shows_a_line_and_wipes_it(self, monkeypatch):
+        text = self.lines([(1.1, 50), (1.12, 60), (3, 120)], monkeypatch=monkeypatch)
+        assert " 50%" in text
+        assert " 60%" not in text
+        assert "100%" in text
+        assert text.endswith(" \r")
+        assert "\x1b" not in text
+
+    def test_disabled_shows_nothing(self, monkeypatch):
+        assert self.lines([(9, 50)], enabled=False, monkeypatch=monkeypatch) == ""
+
+
+def test_on_a_terminal_there_is_colour_and_its_width():
+    master, slave = pty.openpty()
+    code = "import sys; from ckptdoctor.terminal import *; print(colored('auto', sys.stdout), width_of(sys.stdout))"
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
+    environment["TERM"] = "xterm"
+    subprocess.run(["stty", "cols", "91"], stdin=slave, check=True)
+    subprocess.run([sys.executable, "-c", code], stdout=slave, env=environment, check=True)
+    os.close(slave)
+    assert os.read(master, 1000).split() == [b"True", b"91"]
+    os.close(master)
+
+
+def test_closed_pipe_is_told_once():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        assert put(stream, "x") is False
+        assert put(stream, "y") is True  # nobody hears it, nothing fails
