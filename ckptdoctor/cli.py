@@ -89,7 +89,7 @@ def _option(text: str, *names: str, metavar: str | None = None) -> Any:
 
 
 _PATHS = typer.Argument(
-    metavar="PATH", help="Files, folders that hold one checkpoint, or index.json files."
+    metavar="PATH...", help="Files, folders that hold one checkpoint, or index.json files."
 )
 _VERSION = typer.Option(
     "--version", callback=_show_version, is_eager=True, help="Show the version."

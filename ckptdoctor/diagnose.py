@@ -6,8 +6,10 @@ import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
+from .dtypes import DTYPES
 from .errors import CkptDoctorError, InternalError, UsageError
 from .findings import CONTAINER_CODES, Finding, Severity
 from .results import Fitness, Part, Purpose, Summary, Verdict, Weights
@@ -172,7 +174,7 @@ def judged_weights(table: TensorTable, wish: Weights = "auto") -> str:
     UsageError
         If ``wish`` names weights that the checkpoint does not hold.
     """
-    roles = {info.role for info in table.values()}
+    roles = {info.role for info in table.infos.values()}
     if wish != "auto":
         if wish not in roles and (wish == "ema" or "ema" in roles):
             message = f"expected {wish} weights, found none"
@@ -228,13 +230,12 @@ def fails(worst: Severity | None, fail_on: Severity | None) -> bool:
 
 def summarise(table: TensorTable, findings: Iterable[Finding], weights: str) -> Summary:
     """Count tensors, elements, bytes and findings; memory that tensors share counts once."""
-    roles: dict[str, list[int]] = {}
-    dtypes: dict[str, int] = {}
+    # Tensors and elements by role and dtype; 0.4 us each, which 100,000 tensors notice.
+    groups: dict[tuple[str, str], list[int]] = {}
     shared: set[tuple[str, int, int]] = set()
-    for info in table.values():
-        part = roles.setdefault(info.role, [0, 0, 0])
-        part[0] += 1
-        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + 1
+    for info in table.infos.values():
+        group = groups.setdefault((info.role, info.dtype), [0, 0])
+        group[0] += 1
         if info.encoding == "absent":
             continue
         if info.storage and info.extent is not None:
@@ -242,8 +243,15 @@ def summarise(table: TensorTable, findings: Iterable[Finding], weights: str) -> 
             if key in shared:
                 continue
             shared.add(key)
-        part[1] += info.size
-        part[2] += info.nbytes
+        group[1] += prod(info.shape)
+    roles: dict[str, list[int]] = {}
+    dtypes: dict[str, int] = {}
+    for (role, dtype), (tensors, elements) in groups.items():
+        part = roles.setdefault(role, [0, 0, 0])
+        part[0] += tensors
+        part[1] += elements
+        part[2] += DTYPES[dtype].nbytes(elements)
+        dtypes[dtype] = dtypes.get(dtype, 0) + tensors
     levels = [f.severity for f in findings]
     return Summary(
         tensors=len(table),

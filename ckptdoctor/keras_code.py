@@ -12,8 +12,7 @@ import builtins
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .findings import Finding, Severity, container_finding
 
@@ -74,7 +73,7 @@ FUNCTION_PARTS: Mapping[str, str] = {
 }
 """Parts whose functions may be named: not utils, config, saving, datasets, which read, fetch, unlock."""
 
-TENSORFLOW_OPS = re.compile(
+TENSORFLOW_OPS = (
     r"(math|nn|linalg|image|signal|strings|sparse|ragged|random|bitwise|quantization|audio|sets|dtypes"
     r"|__operators__|compat\.v1\.(math|nn|image|layers|linalg|transpose|shape|gather|reshape)"
     r"|keras\.(backend|activations|losses|metrics|ops|regularizers|initializers)|experimental\.numpy)"
@@ -83,13 +82,11 @@ TENSORFLOW_OPS = re.compile(
 )
 """Names a TFOpLambda layer may call: pure operations; not io, raw_ops, saved_model, py_function."""
 
-_NEUTRAL = re.compile(r"src|api|_tf_keras|keras|v1|v2")
-_IDENTIFIER = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_NEUTRAL = frozenset(("src", "api", "_tf_keras", "keras", "v1", "v2"))
 _INTERPRETER = {"builtins", "__builtin__", "sys", "os", "posix", "nt", "subprocess"}
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     severity: Severity
     text: str
     unsafe: bool = False
@@ -200,7 +197,7 @@ def _function(module: object, name: object) -> _Verdict | None:
 
 
 def _operation(name: object) -> _Verdict | None:
-    if isinstance(name, str) and TENSORFLOW_OPS.fullmatch(name):
+    if isinstance(name, str) and re.fullmatch(TENSORFLOW_OPS, name):
         return None
     return _outside("operation", "tensorflow", name)
 
@@ -237,12 +234,12 @@ def _outside(what: str, module: object, name: object) -> _Verdict:
 
 def _part(module: object) -> str | None:
     """Tell which part of an allowed package a module is: ``layers`` of ``keras.src.layers.core``."""
-    if not isinstance(module, str) or not _IDENTIFIER.fullmatch(module) or not module.isascii():
+    if not isinstance(module, str) or not _plain(module):
         return None
     for package in PACKAGES:
         if _below(module, package):
             rest = module[len(package) :].strip(".").split(".")
-            while rest and _NEUTRAL.fullmatch(rest[0]):
+            while rest and rest[0] in _NEUTRAL:
                 rest.pop(0)
             return ".".join(rest)
     return None
@@ -253,7 +250,9 @@ def _below(module: object, package: str) -> bool:
 
 
 def _plain(name: object) -> bool:
-    return isinstance(name, str) and name.isascii() and bool(_IDENTIFIER.fullmatch(name))
+    if not isinstance(name, str) or not name.isascii():
+        return False
+    return all(part.isidentifier() for part in name.split("."))
 
 
 def _is_stdlib(module: object) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from .findings import Finding, Severity, container_finding
 from .keras_code import judge_code
@@ -23,8 +23,7 @@ MAX_TEXT = 1 << 26
 MAX_SCALARS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class KerasConfig:
+class KerasConfig(NamedTuple):
     """What a model's configuration says.
 
     Parameters
@@ -38,8 +37,8 @@ class KerasConfig:
         Of the model.
     """
 
-    layers: Mapping[str, LayerConfig] = field(default_factory=dict)
-    paths: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, LayerConfig] = MappingProxyType({})
+    paths: Mapping[str, str] = MappingProxyType({})
     class_name: str = ""
     name: str = ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -190,7 +191,7 @@ class StatsTable(Mapping[str, TensorStats]):
         self._rows = {name: row for row, name in enumerate(names)}
         self._counts = list(counts)
         self._columns = columns
-        self._lists: list[list[float]] = []
+        self._tuples: list[tuple[Any, ...]] = []
 
     @property
     def nan(self) -> Ints:
@@ -234,14 +235,18 @@ class StatsTable(Mapping[str, TensorStats]):
 
     def __getitem__(self, name: str) -> TensorStats:
         row = self._rows[name]
-        if not self._lists:
-            # Single elements of arrays cost 0.1 us each, of lists nothing.
-            self._lists = [getattr(self._columns, column).tolist() for column in _COLUMNS]
-        nan, posinf, neginf, zeros, low, high, mean, std = (column[row] for column in self._lists)
-        counts = (self._counts[row], int(nan), int(posinf), int(neginf), int(zeros))
-        if low != low:  # noqa: PLR0124  (NaN)
-            return TensorStats(*counts, None, None, None, None)
-        return TensorStats(*counts, low, high, mean, std)
+        if not self._tuples:
+            # All at once: elements of arrays cost 0.1 us each when taken one by one.
+            lists = [self._listed(getattr(self._columns, column)) for column in _COLUMNS]
+            self._tuples = list(zip(self._counts, *lists, strict=True))
+        return TensorStats(*self._tuples[row])
+
+    @staticmethod
+    def _listed(column: Ints | Floats) -> list[Any]:
+        listed: list[Any] = column.tolist()
+        for row in np.flatnonzero(np.isnan(column)).tolist():
+            listed[row] = None
+        return listed
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)

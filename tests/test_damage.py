@@ -185,7 +185,8 @@ def run(name: str, examples: range, *, fork: bool) -> int:
             signal.alarm(0)
             slowest = max(slowest, (time.perf_counter() - start, number))
     seconds = time.perf_counter() - begin
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) >> 10
     counts = ", ".join(f"{count} {what}" for what, count in outcomes.most_common())
     print(
         f"{name}: {len(examples)} examples in {seconds:.1f} s, {failures} failures; {counts};"

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import BombError, FormatError, TruncatedError
 from ..findings import Finding
@@ -30,8 +29,7 @@ __all__ = ["Contents", "Dataset", "Hdf5Decoder", "is_hdf5", "prestart", "read_hd
 _PIECE = 1 << 18
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class Contents(NamedTuple):
     """What one HDF5 file holds.
 
     Parameters
@@ -165,7 +163,7 @@ class Hdf5Decoder:
                 raise BombError(
                     f"a block of {size} bytes", where=f"{self._where}:{info.name}"[:1000]
                 )
-            raw = self._reader.block(dataset.index, start, count, size)
+            raw = self._reader.block(dataset.number, start, count, size)
             values = np.frombuffer(raw, dtype)
             for first in range(0, values.size, step):
                 piece = values[first : first + step]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import FormatError
 from ..findings import Finding, Severity, container_finding
@@ -24,8 +23,7 @@ ADVICE = "get the file again from where it came from, or save the model anew"
 _INT64 = 1 << 63
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dataset:
+class Dataset(NamedTuple):
     r"""One dataset, or one more hard link to it.
 
     Parameters
@@ -44,7 +42,7 @@ class Dataset:
         Where contiguous bytes lie; None where the child decodes them.
     storage
         Equal for hard links to one dataset.
-    index, stored_shape, chunks, itemsize
+    number, stored_shape, chunks, itemsize
         How the child knows it.
     """
 
@@ -56,23 +54,23 @@ class Dataset:
     absent: str = ""
     extent: Extent | None = None
     storage: str = ""
-    index: int = 0
+    number: int = 0
     stored_shape: tuple[int, ...] = ()
     chunks: tuple[int, ...] = ()
     itemsize: int = 1
 
 
-@dataclass(slots=True)
 class Checker:
     """Turns a walk's answer into `Dataset` rows.
 
     ``skipped`` are paths of datasets that hold no numbers in place.
     """
 
-    source: ByteSource
-    findings: list[Finding] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
+    def __init__(self, source: ByteSource) -> None:
+        self.source = source
+        self.findings: list[Finding] = []
+        self.skipped: list[str] = []
+        self.counts: dict[str, int] = {}
 
     def check(
         self, answer: Mapping[str, Any]
@@ -123,7 +121,7 @@ class Checker:
             absent=absent,
             extent=extent,
             storage=f"object@{raw['address']}" if size else "",
-            index=_number(raw["index"]),
+            number=_number(raw["index"]),
             stored_shape=shape,
             chunks=tuple(map(_number, raw.get("chunks", shape))),
             itemsize=itemsize,

@@ -153,7 +153,7 @@ def tensor_rows(contents: Contents, *, keras: bool = True) -> list[TensorInfo]:
 def _bfloat16(dataset: Dataset) -> Dataset:
     """Tell bfloat16 by its two opaque bytes, as HDF5 gets it where Keras leaves no attribute."""
     if dataset.opaque and dataset.dtype == "uint8" and dataset.itemsize == 2:
-        return replace(dataset, dtype="bfloat16", shape=dataset.shape[:-1], opaque=False)
+        return dataset._replace(dtype="bfloat16", shape=dataset.shape[:-1], opaque=False)
     return dataset
 
 

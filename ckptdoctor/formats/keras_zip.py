@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..containers.hdf5 import read_hdf5
@@ -94,19 +93,18 @@ class KerasZip:
         )
 
 
-@dataclass(slots=True)
 class _Read:
     """The table as it comes together."""
 
-    archive: Archive
-    source: FileSource
-    infos: list[TensorInfo] = field(default_factory=list)
-    metadata: dict[str, str] = field(default_factory=lambda: {"framework": "keras"})
-    scalars: dict[str, float | int] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    checksums: list[Checksum] = field(default_factory=list)
-    decoder: Decoder | None = None
-    files: list[FileSource] = field(default_factory=list)
+    def __init__(self, archive: Archive, source: FileSource) -> None:
+        self.archive, self.source = archive, source
+        self.infos: list[TensorInfo] = []
+        self.metadata = {"framework": "keras", "layout": "whole model"}
+        self.scalars: dict[str, float | int] = {}
+        self.findings: list[Finding] = []
+        self.checksums: list[Checksum] = []
+        self.decoder: Decoder | None = None
+        self.files: list[FileSource] = []
 
     def note(self, code: str, severity: Severity, message: str, member: str = "") -> None:
         where = f"{self.source.name}:{member}" if member else self.source.name

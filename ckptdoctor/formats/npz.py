@@ -180,7 +180,7 @@ def _info(
         role=role,
         encoding="absent" if extent is None else "plain" if plain else "opaque",
         extent=extent,
-        strides=_fortran_strides(header.shape) if False else None,
+        strides=_fortran_strides(header.shape) if header.fortran and plain else None,
         big_endian=header.big_endian,
     )
 

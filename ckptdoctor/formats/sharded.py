@@ -258,7 +258,9 @@ class _Merge:
         absent, surplus = [], []
         for shard, table in self.tables.items():
             meant = self.index.names[shard]
-            absent += [name for name in meant if not _holds(table, name)]
+            # A key may also stand for a number, or for an object of several tensors.
+            held = {*table.infos, *table.scalars, *(i.path[0] for i in table.infos.values())}
+            absent += [name for name in meant if name not in held]
             known = set(meant)
             surplus += [name for name in table.infos if name not in known]
         if absent:
@@ -296,13 +298,6 @@ class _Merge:
         if total != stated:
             message = f"the index states {stated:,} bytes of tensors, the shards hold {total:,}"
             self.find("CK003", Severity.NOTE, message, stated=stated, found=total)
-
-
-def _holds(table: TensorTable, name: str) -> bool:
-    """Whether a shard has this key: a tensor, a number, or something of several tensors."""
-    return name in table.infos or name in table.scalars or any(
-        key.startswith(f"{name}.") for key in table.infos
-    )  # fmt: skip
 
 
 def _is_plain(name: str) -> bool:

@@ -60,7 +60,7 @@ def chosen_rows(report: Report, view: View, default: str) -> Sequence[TensorInfo
     mode = view.tensors or default
     if report.table is None or report.stats is None or mode == "none":
         return ()
-    infos: Iterable[TensorInfo] = report.table.values()
+    infos: Iterable[TensorInfo] = report.table.infos.values()
     if report.judged is not None:
         judged = report.judged
         infos = [info for info in infos if info.name in judged]

@@ -80,7 +80,7 @@ class Context:
         """Yield the tensors for which ``screen`` (one value per tensor, table order) is not zero."""
         hits = np.flatnonzero(screen).tolist()
         if hits and not self._infos:
-            self._infos = tuple(self.table.values())
+            self._infos = tuple(self.table.infos.values())
         for index in hits:
             info = self._infos[index]
             yield info, self.stats[info.name]

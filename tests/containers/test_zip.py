@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ckptdoctor.containers.inflate import InflatingSource
 from ckptdoctor.containers.zip import Archive, read_archive
 from ckptdoctor.errors import BombError, CkptDoctorError, FormatError, TruncatedError
 from ckptdoctor.findings import Severity
@@ -398,7 +399,48 @@ def deflated(data, *, size=None, crc=None):
 DATA = b"".join(i.to_bytes(4, "little") for i in range(200_000))
 
 
+def streamed():
+    """An archive whose only member has a data descriptor, as where one cannot seek back."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a", b"data")
+    data = buffer.getvalue()
+    start, at, end = 31 + 4, data.rindex(b"PK\1\2"), data.rindex(b"PK\5\6")
+    assert start == at
+    described = patched(patched(data, 6, "<H", 8), at + 8, "<H", 8)
+    described = patched(described, 14, "<III", 0, 0, 0)
+    descriptor = struct.pack("<4sIII", b"PK\7\x08", zlib.crc32(b"data"), 4, 4)
+    return (
+        patched(described, end + 16, "<I", at + 16)[:at]
+        + descriptor
+        + patched(described, end + 16, "<I", at + 16)[at:]
+    )
+
+
+class TestDescriptors:
+    def test_empty_fields_before_a_descriptor_are_nothing_to_report(self):
+        assert parse(streamed()).findings == ()
+
+    @pytest.mark.parametrize("at", [14, 18, 22], ids=["checksum", "stored size", "size"])
+    def test_field_that_is_not_empty_must_be_true(self, at):
+        archive = parse(patched(streamed(), at, "<I", 77))
+        assert " 77" in said(archive, Severity.ERROR)
+
+    def test_descriptor_that_lies_is_a_warning(self):
+        archive = parse(patched(streamed(), 35 + 4, "<I", 77))
+        assert "data descriptor" in said(archive, Severity.WARNING)
+        assert archive.read(archive.members[0], 4) == b"data"
+
+
 class TestInflating:
+    def test_stream_that_breaks_off_is_refused(self):
+        deflate = zlib.compressobj(wbits=-15)
+        stream = (deflate.compress(DATA) + deflate.flush())[:-9]
+        below = WindowSource.over(stream, "m")
+        source = InflatingSource("m", below, 0, len(stream), len(DATA), None)
+        with pytest.raises(FormatError, match="breaks off"):
+            source.pread(0, len(DATA))
+
     def test_pieces_in_any_order_are_the_data(self):
         archive, member = deflated(DATA)
         source = archive.open(member)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from ckptdoctor import formats
 from ckptdoctor.errors import FormatError, UsageError
 from ckptdoctor.findings import Severity
 from ckptdoctor.formats import ADAPTERS, detect, open_path
@@ -92,6 +93,14 @@ class TestTwoThingsAtOnce:
         with open_path(write(tmp_path, safetensors.numpy.save(held))) as table:
             assert table.findings == ()
 
+    @pytest.mark.parametrize("second", range(6))
+    def test_header_length_that_looks_like_a_pickle_is_nothing_to_report(self, tmp_path, second):
+        length = 0x80 | second << 8
+        text = b'{"w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'.ljust(length)
+        data = length.to_bytes(8, "little") + text + bytes(4)
+        with open_path(write(tmp_path, data)) as table:
+            assert table.findings == ()
+
     def test_archive_of_keras_and_torch_is_refused(self, tmp_path):
         data = zipped(
             ("archive/data.pkl", pickle.dumps({}, 2)),
@@ -127,11 +136,12 @@ class TestHousekeeping:
             open_path(tmp_path / "nothing")
 
     def test_file_is_closed_when_it_is_refused(self, tmp_path, monkeypatch):
-        closed = []
-        monkeypatch.setattr(FileSource, "close", lambda self: closed.append(self.name))
+        seen = []
+        real = formats.open_source
+        monkeypatch.setattr(formats, "open_source", lambda s, o: seen.append(s) or real(s, o))
         with pytest.raises(FormatError):
             open_path(write(tmp_path, b"<html>"))
-        assert closed
+        assert [source.fd for source in seen] == [-1]
 
     def test_garbage_collection_is_on_again_afterwards(self, tmp_path):
         assert gc.isenabled()

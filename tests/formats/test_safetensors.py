@@ -150,6 +150,11 @@ class TestRefusals:
             pytest.param(one(dtype=["F32"]), "dtype such as", id="list for a dtype"),
             pytest.param(one(shape=4), "shape of whole numbers", id="number for a shape"),
             pytest.param(one(shape={}), "shape of whole numbers", id="object for a shape"),
+            pytest.param(
+                raw({"w": {**entry(offsets=(0, 4)), "shape": ""}}, bytes(4)),
+                "shape of whole numbers",
+                id="text for a shape",
+            ),
             pytest.param(one(shape=[True, 4]), "shape of whole numbers", id="bool in a shape"),
             pytest.param(one(shape=[2.0, 2]), "shape of whole numbers", id="float in a shape"),
             pytest.param(one(shape=[-2, -2]), "shape of whole numbers", id="negative shape"),

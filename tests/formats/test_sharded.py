@@ -105,11 +105,18 @@ class TestSets:
             assert message in found[severity]
             assert "b.weight" in table
 
-    def test_tensor_in_two_shards_is_an_error_and_the_index_decides(self, folder):
-        write_shard(folder / FIRST, {"a.weight": [1, 2], "b.weight": [9]})
+    @pytest.mark.parametrize(
+        ("name", "other", "meant"),
+        [("b.weight", FIRST, [3]), ("a.weight", SECOND, [1, 2])],
+        ids=["meant last", "meant first"],
+    )
+    def test_tensor_in_two_shards_is_an_error_and_the_index_decides(
+        self, folder, name, other, meant
+    ):
+        write_shard(folder / other, {**HELD[other], name: [9]})
         with open_path(folder) as table:
             assert said(table, "CK005")[0][0] is Severity.ERROR
-            assert table.read("b.weight").tolist() == [3]
+            assert table.read(name).tolist() == meant
 
     def test_shard_that_the_index_does_not_name_is_a_warning(self, folder):
         write_shard(folder / "model-00003-of-00003.safetensors", {"d": [1]})

@@ -1,0 +1,75 @@
+"""Whole processes against each other, in turns: A B A B, so that a busy machine slows both."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["Pairs", "Run", "pairs", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One process: wall-clock seconds, and its peak memory in bytes."""
+
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Results of two commands in the order in which they ran."""
+
+    first: tuple[Run, ...]
+    second: tuple[Run, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Median over the pairs of first time / second time."""
+        both = zip(self.first, self.second, strict=True)
+        return statistics.median(a.seconds / b.seconds for a, b in both)
+
+    @property
+    def difference(self) -> float:
+        """Median over the pairs of first time - second time, in seconds."""
+        both = zip(self.first, self.second, strict=True)
+        return statistics.median(a.seconds - b.seconds for a, b in both)
+
+    @property
+    def more_memory(self) -> float:
+        """Least peak of the first command less that of the second, in bytes."""
+        return min(a.memory for a in self.first) - min(b.memory for b in self.second)
+
+
+def run(command: Sequence[str]) -> Run:
+    """Run a command with its output thrown away.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails: findings (exit code 1) are no failure, no answer (2, 3) is.
+    """
+    start = time.perf_counter()
+    # Not close_fds: that would fork instead of vfork, and copy page tables.
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, close_fds=False)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in (0, 1):
+        raise RuntimeError(f"exit code {process.returncode}: {' '.join(command)}")
+    return Run(seconds, usage.ru_maxrss << 10)
+
+
+def pairs(first: Sequence[str], second: Sequence[str], count: int) -> Pairs:
+    """Run two commands in turns, after one turn that warms caches and is not counted."""
+    results: tuple[list[Run], list[Run]] = ([], [])
+    for turn in range(count + 1):
+        for command, found in zip((first, second), results, strict=True):
+            result = run(command)
+            if turn:
+                found.append(result)
+    return Pairs(tuple(results[0]), tuple(results[1]))
