@@ -96,7 +96,7 @@ def many_safetensors(path: Path, count: int) -> None:
 
 def hdf5(path: Path, nbytes: int) -> None:
     """Write plain datasets in groups, as Keras lays weights out."""
-    import h5py  # noqa: PLC0415
+    import h5py
 
     shape, tensors = split("f32", nbytes)
     with h5py.File(path, "w") as file:
@@ -112,7 +112,7 @@ def hdf5(path: Path, nbytes: int) -> None:
 def torch_zip(path: Path, arrays: Iterator[tuple[str, Array]]) -> None:
     """Write a state dict by ``torch.save``, or in its layout where torch is not installed."""
     if importlib.util.find_spec("torch"):
-        import torch  # noqa: PLC0415
+        import torch
 
         torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays}, path)
         return

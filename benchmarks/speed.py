@@ -143,10 +143,11 @@ ROWS = (
 )  # fmt: skip
 
 
+SUFFIXES = {"pt": "pt", "many-pt": "pt", "h5": "h5"}
+
+
 class Files:
     """Files of the run, written when needed; at most two large ones exist at a time."""
-
-    SUFFIX = {"pt": "pt", "many-pt": "pt", "h5": "h5"}
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -159,7 +160,7 @@ class Files:
             large = [key for key in self.made if key[1] > 100 * MIB and key[0] != "f32"]
             for key in large:
                 self.made.pop(key).unlink()
-            path = self.folder / f"{kind}-{size}.{self.SUFFIX.get(kind, 'safetensors')}"
+            path = self.folder / f"{kind}-{size}.{SUFFIXES.get(kind, 'safetensors')}"
             command = [sys.executable, "-m", "benchmarks.files", kind, str(path), str(size)]
             subprocess.run(command, check=True, cwd=HERE.parent)
             self.made[kind, size] = path

@@ -43,7 +43,7 @@ class Child(Reader):
 
     def __init__(self, source: ByteSource) -> None:
         file, self.base = ground(source)
-        self.source, self.lock = source, threading.Lock()
+        self.source, self.lock = source, threading.RLock()
         try:
             self.process = take(file.fd, file.name)
         except ProcessLost as error:
@@ -76,7 +76,8 @@ class Child(Reader):
             return self._receive(size, BLOCK_SECONDS)
 
     def close(self) -> None:
-        self.process.close()
+        with self.lock:  # not under the feet of a thread that waits for a block
+            self.process.close()
 
     def _send(self, line: str) -> None:
         try:

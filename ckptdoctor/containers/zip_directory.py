@@ -6,6 +6,9 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from ..errors import BombError, FormatError, TruncatedError
 from ..findings import Finding, Severity, container_finding
 from ..sources import ByteSource
@@ -23,9 +26,17 @@ MAX16, MAX32 = 0xFFFF, 0xFFFFFFFF
 UTF8 = 0x800
 _END_BYTES, _END64_BYTES, _LOCATOR_BYTES = 22, 56, 20
 
-# signature, flags, method, crc, stored, size, name, extra and comment lengths, disk, header
-_CENTRAL = struct.Struct("<I4xHH4xIIIHHHH6xI")
+_CENTRAL = np.dtype(
+    [
+        ("sign", "<u4"), ("made", "<u2"), ("need", "<u2"), ("flags", "<u2"), ("method", "<u2"),
+        ("time", "<u4"), ("crc", "<u4"), ("stored", "<u4"), ("size", "<u4"), ("name", "<u2"),
+        ("extra", "<u2"), ("comment", "<u2"), ("disk", "<u2"), ("inner", "<u2"), ("outer", "<u4"),
+        ("header", "<u4"),
+    ]
+)  # fmt: skip
+_COLUMNS = ("flags", "method", "crc", "stored", "size", "name", "extra", "disk", "header")
 _CENTRAL_NUMBER = int.from_bytes(CENTRAL_SIGN, "little")
+_LENGTHS = struct.Struct("<HHH")
 
 
 class Oddities:
@@ -91,13 +102,14 @@ class End(NamedTuple):
 class Directory(NamedTuple):
     """Entries as columns (one tuple for each entry would cost more than parsing it).
 
-    ``raw`` holds the directory's bytes, ``at`` the offset of each entry in them, ``lengths`` that
+    ``raw`` holds the directory's bytes, ``fixed`` the fields as they stand there, ``at`` the offset of each entry in them, ``lengths`` that
     of the names in bytes; ``broken`` says why an entry cannot be used.
     """
 
     raw: bytes
     end: End
-    at: list[int]
+    fixed: npt.NDArray[np.void]
+    at: npt.NDArray[np.int64]
     names: list[str]
     lengths: list[int]
     flags: list[int]
@@ -121,26 +133,44 @@ def read_directory(source: ByteSource, oddities: Oddities) -> Directory:
     """
     end = _read_end(source, oddities)
     raw = source.pread(end.directory, end.size)
-    at, names, entries = _walk(raw, end, source.name)
+    at, names = _walk(raw, end, source.name)
     if len(at) != end.entries:
         message = f"the end record counts {end.entries:,} members, the directory lists {len(at):,}"
         oddities.add("count", Severity.ERROR, message)
-    columns: list[list[int]] = [list(column) for column in zip(*entries, strict=True)]
-    if not columns:
-        columns = [[] for _ in range(11)]
-    _, flags, methods, crcs, stored, sizes, lengths, extras, _, disks, headers = columns
+    fixed = _fixed(raw, at)
+    strange = np.flatnonzero(fixed["sign"] != _CENTRAL_NUMBER)
+    if strange.size:
+        raise _no_entry(raw, int(strange[0]), at[int(strange[0])], end, source.name)
+    flags, methods, crcs, stored, sizes, lengths, extras, disks, headers = (
+        fixed[field].tolist() for field in _COLUMNS
+    )
+    texts = [
+        name.decode() if name.isascii() else _decode(name, flags[i]) for i, name in enumerate(names)
+    ]
     directory = Directory(
-        raw, end, at, names, lengths, flags, methods, crcs, stored, sizes, headers, {}
+        raw,
+        end,
+        fixed,
+        np.array(at, np.int64),
+        texts,
+        lengths,
+        flags,
+        methods,
+        crcs,
+        stored,
+        sizes,
+        headers,
+        {},
     )
     if any(extras) or MAX32 in stored or MAX32 in sizes or MAX32 in headers:
         _read_extras(directory, extras, oddities)
     if any(disks):
-        for name, disk in zip(names, disks, strict=True):
+        for name, disk in zip(texts, disks, strict=True):
             if disk not in (0, MAX16):
                 oddities.add("several disks", Severity.ERROR, f"lies on disk {disk}", name)
     if end.base:
         headers[:] = [header + end.base for header in headers]
-    _judge_names(names, oddities)
+    _judge_names(texts, oddities)
     return directory
 
 
@@ -239,32 +269,36 @@ def _read_end64(
     return place, (count, size, offset)
 
 
-_Entry = tuple[int, int, int, int, int, int, int, int, int, int, int]
-
-
-def _walk(raw: bytes, end: End, where: str) -> tuple[list[int], list[str], list[_Entry]]:
-    """Offset, name and fields of each entry."""
+def _walk(raw: bytes, end: End, where: str) -> tuple[list[int], list[bytes]]:
+    """Offset and name of each entry; whether each starts with its signature is seen later."""
     places: list[int] = []
-    names: list[str] = []
-    entries: list[_Entry] = []
-    unpack = _CENTRAL.unpack_from
+    names: list[bytes] = []
+    unpack = _LENGTHS.unpack_from
     at, last, size = 0, len(raw) - CENTRAL_BYTES, len(raw)
     while at <= last:
-        entry = unpack(raw, at)
-        sign, flags, _, _, _, _, length, extra, comment, _, _ = entry
+        length, extra, comment = unpack(raw, at + 28)
         stop = at + CENTRAL_BYTES + length
-        after = stop + extra + comment
-        if sign != _CENTRAL_NUMBER or after > size:
-            break
-        name = raw[at + CENTRAL_BYTES : stop]
-        names.append(name.decode() if name.isascii() else _decode(name, flags))
+        names.append(raw[at + CENTRAL_BYTES : stop])
         places.append(at)
-        entries.append(entry)
-        at = after
+        at = stop + extra + comment
+    if at > size:
+        raise _no_entry(raw, len(places) - 1, places[-1], end, where)
     if at != size and raw[at : at + 4] != b"PK\5\5":  # a digital signature may follow
-        message = f"expected entry {len(places):,} of the directory, found {raw[at : at + 8]!r}"
-        raise FormatError(message, where=f"{where}+{end.directory + at}", hint=ADVICE)
-    return places, names, entries
+        raise _no_entry(raw, len(places), at, end, where)
+    return places, names
+
+
+def _no_entry(raw: bytes, number: int, at: int, end: End, where: str) -> FormatError:
+    message = f"expected entry {number:,} of the directory, found {raw[at : at + 8]!r}"
+    return FormatError(message, where=f"{where}+{end.directory + at}", hint=ADVICE)
+
+
+def _fixed(raw: bytes, at: list[int]) -> npt.NDArray[np.void]:
+    """Fields of all entries at once."""
+    if not at:
+        return np.empty(0, _CENTRAL)
+    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(raw, np.uint8), CENTRAL_BYTES)
+    return np.ascontiguousarray(windows[at]).view(_CENTRAL).reshape(-1)
 
 
 def _decode(raw: bytes, flags: int) -> str:
@@ -291,7 +325,7 @@ def _read_extras(directory: Directory, extras: list[int], oddities: Oddities) ->
         wanted = [value == MAX32 for value in (sizes[i], stored[i], headers[i])]
         if not length and not any(wanted):
             continue
-        at = directory.at[i] + CENTRAL_BYTES + directory.lengths[i]
+        at = int(directory.at[i]) + CENTRAL_BYTES + directory.lengths[i]
         found = fields(directory.raw[at : at + length])
         wide = found.get(1, b"")
         if len(wide) < 8 * sum(wanted):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
 import struct
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from ..findings import Severity
 from ..sources import ByteSource
@@ -49,22 +54,27 @@ class Locals:
 
     BLOCK, LITTLE = 1 << 18, 1 << 10
     DENSE = 16
-    """A large block is read only where the last one served so many members: what is read stays
-    in proportion to the directory however the members are strewn."""
+    """A large block is read only where it serves so many members: what is read stays in
+    proportion to the directory however the members are strewn."""
 
     def __init__(self, source: ByteSource, directory: Directory, oddities: Oddities) -> None:
         self._source, self._directory, self._oddities = source, directory, oddities
         self._end, self._broken = directory.end, directory.broken
-        self._block, self._start, self._turn, self._large_at = b"", 0, 0, -self.DENSE
+        self._block, self._start, self._turn = b"", 0, 0
 
     def places(self) -> list[int]:
         """Offset of each member's data in the source; -1 where ``directory.broken`` says why."""
         directory = self._directory
         headers, claimed = directory.headers, 0  # bytes before it belong to members; -1: not known
         places = [-1] * len(headers)
-        for self._turn, i in enumerate(sorted(range(len(headers)), key=headers.__getitem__)):
+        order = sorted(range(len(headers)), key=headers.__getitem__)
+        known: dict[int, tuple[int, int]] = {}
+        until = 0
+        for self._turn, i in enumerate(order):
             header = headers[i]
-            data, stop = self._place(i, header)
+            if self._turn >= until:
+                until, known = self._look_ahead(order)
+            data, stop = known.get(i) or self._place(i, header)
             if data < 0:
                 claimed = -1
                 continue
@@ -77,14 +87,27 @@ class Locals:
         self._finish(claimed)
         return places
 
-    def _place(self, i: int, header: int) -> tuple[int, int]:
-        """Offsets of one member's data and of the first byte behind it; -1, -1 if it is broken.
+    def _look_ahead(self, order: list[int]) -> tuple[int, dict[int, tuple[int, int]]]:
+        """Find the plainly sound members among those whose headers lie in one block.
 
-        All slices of a sound member are compared here, without further calls: at 100,000 members
-        they would cost as much as the comparisons.
+        These are the comparisons of `_place`, for hundreds of members at once: 0.6 us a member
+        instead of 2.1.  Gives the turn for the next look, too.
         """
+        headers, turn = self._directory.headers, self._turn
+        start = headers[order[turn]]
+        many = order[turn : turn + self.BLOCK // _LOCAL_BYTES]
+        near = bisect.bisect_left(many, start + self.BLOCK - self.LITTLE, key=headers.__getitem__)
+        if near < self.DENSE or start + self.LITTLE > self._end.end64:
+            return turn + self.DENSE, {}
+        take = min(self.BLOCK, self._source.size - start)
+        self._block, self._start = self._source.pread(start, take), start
+        which = np.array(many[:near])
+        return turn + near, _plainly_sound(self._block, start, self._directory, which)
+
+    def _place(self, i: int, header: int) -> tuple[int, int]:
+        """Offsets of one member's data and of the first byte behind it; -1, -1 if it is broken."""
         directory = self._directory
-        raw, at, flags = directory.raw, directory.at[i], directory.flags[i]
+        raw, at, flags = directory.raw, int(directory.at[i]), directory.flags[i]
         named = _LOCAL_BYTES + directory.lengths[i]
         if header + named > self._end.end64:
             message = f"its header is to lie at {header:,}, beyond the end of the archive"
@@ -134,10 +157,7 @@ class Locals:
 
     def _load(self, offset: int, length: int) -> int:
         """Read a block that starts at ``offset`` and has ``length`` bytes at least."""
-        take = self.LITTLE
-        if self._turn - self._large_at >= self.DENSE:
-            take, self._large_at = self.BLOCK, self._turn
-        take = min(max(take, length), self._source.size - offset)
+        take = min(max(self.LITTLE, length), self._source.size - offset)
         self._block, self._start = self._source.pread(offset, take), offset
         return 0
 
@@ -170,7 +190,7 @@ class Locals:
         if MAX32 in (stored, size):
             wide = fields(extra).get(1, b"")
             size, stored = struct.unpack_from("<2Q", wide) if len(wide) >= 16 else (size, stored)
-        entry = directory.at[i] + CENTRAL_BYTES
+        entry = int(directory.at[i]) + CENTRAL_BYTES
         differ = []
         if name != directory.raw[entry : entry + directory.lengths[i]]:
             differ.append(f"name {short(name.decode('utf-8', 'backslashreplace'))!r}")
@@ -258,3 +278,45 @@ class Locals:
         if between:
             message = f"{between:,} bytes stand between directory and end record: loaders disagree"
             self._oddities.add("bytes before the end", Severity.ERROR, message)
+
+
+def _plainly_sound(
+    block: bytes, start: int, directory: Directory, which: npt.NDArray[np.int64]
+) -> dict[int, tuple[int, int]]:
+    """Find data and end of members that lie in a block and whose headers agree in every bit."""
+    buffer, size = np.frombuffer(block, np.uint8), len(block)
+    fixed = directory.fixed[which]
+    central = fixed.view(np.uint8).reshape(-1, CENTRAL_BYTES)
+    at = fixed["header"].astype(np.int64) + (directory.end.base - start)
+    lengths, stored = fixed["name"].astype(np.int64), fixed["stored"].astype(np.int64)
+    described = (fixed["flags"] & DESCRIBED) != 0
+    sound = (fixed["method"] == STORED) & (fixed["stored"] == fixed["size"]) & (lengths > 0)
+    sound &= ((fixed["flags"] & SUSPECT) == 0) & (stored != MAX32) & (fixed["header"] != MAX32)
+    sound &= (at >= 0) & (at + _LOCAL_BYTES + lengths <= size)
+
+    local = sliding_window_view(buffer, _LOCAL_BYTES)[np.where(sound, at, 0)]
+    streamed = (central[:, 8:12] == local[:, 6:10]).all(1) & ~local[:, 14:26].any(1)
+    streamed &= (central[:, 28:30] == local[:, 26:28]).all(1)
+    sound &= np.where(described, streamed, (central[:, 8:30] == local[:, 6:28]).all(1))
+    sound &= (local[:, :4] == np.frombuffer(LOCAL_SIGN, np.uint8)).all(1)
+
+    data = at + (_LOCAL_BYTES + lengths + local[:, 28]) + 256 * local[:, 29].astype(np.int64)
+    stop = data + stored
+    sound &= ~described | (stop + 16 <= size)
+    tails = sliding_window_view(buffer, 16)[np.where(sound & described, stop, 0)]
+    same = (tails[:, :4] == np.frombuffer(_DESCRIPTOR_SIGN, np.uint8)).all(1)
+    same &= (tails[:, 4:] == central[:, 16:28]).all(1)
+    stop += 16 * described
+    sound &= (~described | same) & (stop + start <= directory.end.end64)
+
+    keep = np.flatnonzero(sound)
+    if keep.size:
+        length = lengths[keep]
+        first = np.cumsum(length) - length
+        ramp = np.arange(int(length.sum())) - np.repeat(first, length)
+        here = buffer[np.repeat(at[keep] + _LOCAL_BYTES, length) + ramp]
+        names = directory.at[which[keep]] + CENTRAL_BYTES
+        there = np.frombuffer(directory.raw, np.uint8)[np.repeat(names, length) + ramp]
+        keep = keep[~np.logical_or.reduceat(here != there, first)]
+    ends = zip((data[keep] + start).tolist(), (stop[keep] + start).tolist(), strict=True)
+    return dict(zip(which[keep].tolist(), ends, strict=True))

@@ -366,6 +366,20 @@ def test_threads_read_several_files_at_once(tmp_path: Path) -> None:
     assert sums == {i: i * 1000.0 for i in range(4)}
 
 
+def test_a_closed_table_reads_nothing_and_writes_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("z", data=np.zeros(4, "f4"), compression="gzip")
+    table = table_of(path, trust=False)
+    table.close()
+    other = [(tmp_path / f"{i}").open("w+b") for i in range(6)]  # takes the descriptors
+    with pytest.raises(FormatError):
+        table.read("z")
+    for file in other:
+        assert file.seek(0, 2) == 0
+        file.close()
+
+
 def run_in_child(code: str, path: Path) -> str:
     """Run code where the worker would run, after it gave up its rights."""
     boot = (

@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from contextlib import suppress
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from ckptdoctor.containers.inflate import InflatingSource
 from ckptdoctor.containers.zip import Archive, read_archive
+from ckptdoctor.containers.zip_locals import Locals
 from ckptdoctor.errors import BombError, CkptDoctorError, FormatError, TruncatedError
 from ckptdoctor.findings import Severity
 from ckptdoctor.sources import Extent, FileSource, WindowSource
@@ -342,6 +344,59 @@ class TestRefusals:
             assert isinstance(archive.findings, tuple)
 
 
+def streamed():
+    """An archive whose only member has a data descriptor, as where one cannot seek back."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("a", b"data")
+    data = buffer.getvalue()
+    start, at, end = 31 + 4, data.rindex(b"PK\1\2"), data.rindex(b"PK\5\6")
+    assert start == at
+    described = patched(patched(data, 6, "<H", 8), at + 8, "<H", 8)
+    described = patched(described, 14, "<III", 0, 0, 0)
+    descriptor = struct.pack("<4sIII", b"PK\7\x08", zlib.crc32(b"data"), 4, 4)
+    return (
+        patched(described, end + 16, "<I", at + 16)[:at]
+        + descriptor
+        + patched(described, end + 16, "<I", at + 16)[at:]
+    )
+
+
+def streamed_many():
+    """Twenty members with data descriptors, as torch.save writes them."""
+    buffer = io.BytesIO()
+
+    class Pipe(io.RawIOBase):  # zipfile writes descriptors where it cannot seek back
+        def writable(self):
+            return True
+
+        def write(self, data):
+            return buffer.write(data)
+
+    with zipfile.ZipFile(Pipe(), "w") as file:
+        for i in range(20):
+            file.writestr(zipfile.ZipInfo(f"a/data/{i}"), bytes(i))
+    return buffer.getvalue()
+
+
+MANY = zipped((f"a/data/{i}", bytes(i)) for i in range(20)), streamed_many()
+
+
+class TestLookingAtManyMembersAtOnce:
+    @given(data=st.data())
+    @settings(max_examples=100, deadline=None)
+    def test_it_sees_what_looking_at_each_sees(self, data):
+        raw = bytearray(data.draw(st.sampled_from(MANY)))
+        for at in data.draw(st.lists(st.integers(0, len(raw) - 1), max_size=3)):
+            raw[at] = data.draw(st.integers(0, 255))
+        seen = []
+        for dense in (16, 1 << 30):
+            with mock.patch.object(Locals, "DENSE", dense), suppress(CkptDoctorError):
+                archive = parse(raw)
+                seen.append((archive.members, archive.findings))
+        assert seen[1:] == seen[:1]  # twice the same, or twice refused
+
+
 class TestData:
     def test_wrong_checksum_is_a_finding_and_the_data_is_returned(self):
         data = PLAIN.replace(b"pickle", b"nickel")
@@ -397,24 +452,6 @@ def deflated(data, *, size=None, crc=None):
 
 
 DATA = b"".join(i.to_bytes(4, "little") for i in range(200_000))
-
-
-def streamed():
-    """An archive whose only member has a data descriptor, as where one cannot seek back."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        file.writestr("a", b"data")
-    data = buffer.getvalue()
-    start, at, end = 31 + 4, data.rindex(b"PK\1\2"), data.rindex(b"PK\5\6")
-    assert start == at
-    described = patched(patched(data, 6, "<H", 8), at + 8, "<H", 8)
-    described = patched(described, 14, "<III", 0, 0, 0)
-    descriptor = struct.pack("<4sIII", b"PK\7\x08", zlib.crc32(b"data"), 4, 4)
-    return (
-        patched(described, end + 16, "<I", at + 16)[:at]
-        + descriptor
-        + patched(described, end + 16, "<I", at + 16)[at:]
-    )
 
 
 class TestDescriptors:
