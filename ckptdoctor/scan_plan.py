@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from .stats import Ints
 from .tensors import Checksum, TensorInfo, TensorTable
 from .views import Dims, distinct, is_dense, span
 
-__all__ = ["BLOCK", "UNIT", "Lane", "Plan", "Spans", "View", "mismatch", "plan_pass"]
+__all__ = ["BLOCK", "GAP", "UNIT", "Lane", "Plan", "Spans", "View", "mismatch", "plan_pass"]
 
 BLOCK = 1 << 20
 """Bytes per read; `ckptdoctor.kernels` has the measurements."""
@@ -24,6 +25,11 @@ UNIT = 8 * BLOCK
 GAP = 4096
 """Bytes between two runs that are read over rather than around: the headers and padding between
 the members of an archive.  A read costs about as much as 10 kB."""
+_FAR = 1 << 60
+"""Beyond every file: what claims to be larger is cut to it, for columns are int64."""
+_UNMEASURED = ("opaque", "absent")
+
+Flags = npt.NDArray[np.bool_]
 
 
 class Spans:
@@ -32,11 +38,9 @@ class Spans:
     Shape of all columns ``(n,)``; ``reach`` is the furthest stop so far, as ranges may overlap.
     """
 
-    def __init__(self, rows: npt.ArrayLike, starts: npt.ArrayLike, stops: npt.ArrayLike) -> None:
-        columns = [np.asarray(column, np.int64) for column in (rows, starts, stops)]
-        order = np.lexsort((columns[2], columns[1]))
-        self.rows, self.starts, self.stops = (column[order] for column in columns)
-        self.reach = np.maximum.accumulate(self.stops) if len(order) else self.stops
+    def __init__(self, rows: Ints, starts: Ints, stops: Ints) -> None:
+        self.rows, self.starts, self.stops = rows, starts, stops
+        self.reach = np.maximum.accumulate(stops) if len(stops) else stops
 
     def near(self, start: int, stop: int) -> slice:
         """Those among which all are that share a byte with a range (a few more may be)."""
@@ -62,8 +66,8 @@ class Lane:
     kernel, sizes, plain
         For each item, shape ``(n,)``: index into the plan's kernels, bytes per element, and
         whether many can be measured at once (complex numbers cannot).
-    checks
-        Checksums to verify; rows are indices into the table's.
+    checks, crcs
+        Checksums to verify, and what they are to be; rows are indices into the table's.
     places
         Every tensor that lies in this source.
     """
@@ -72,8 +76,9 @@ class Lane:
     items: Spans
     kernel: Ints
     sizes: Ints
-    plain: npt.NDArray[np.bool_]
+    plain: Flags
     checks: Spans
+    crcs: Ints
     places: Spans
 
     def runs(self) -> Iterator[tuple[int, int]]:
@@ -139,133 +144,145 @@ class Plan:
     nbytes: int = 0
 
 
+class _Sources:
+    """The sources below all extents, numbered in the order in which they turn up."""
+
+    def __init__(self) -> None:
+        self.found: list[ByteSource] = []
+        self._numbers: dict[int, int] = {}
+        self._known: dict[int, tuple[int, int, int]] = {}
+
+    def locate(self, extents: Sequence[Extent]) -> tuple[Ints, Ints, Ints, Ints]:
+        """Source number, start and length of each extent, and what its own source has from there.
+
+        An extent fits where ``0 <= length <= room``.
+        """
+        known = self._known
+        places = [known.get(id(e.source)) or self._resolve(e.source) for e in extents]
+        number, shift, size = (_int64([place[i] for place in places]) for i in range(3))
+        offsets, lengths = _int64([e.offset for e in extents]), _int64([e.length for e in extents])
+        room = np.where(offsets >= 0, size - offsets, -1)
+        return number, shift + offsets, lengths, room
+
+    def _resolve(self, source: ByteSource) -> tuple[int, int, int]:
+        """Number of the source below all windows, where this one starts in it, and its size."""
+        below, shift = source, 0
+        while type(below) is WindowSource:
+            shift += below.offset
+            below = below.below
+        number = self._numbers.setdefault(id(below), len(self.found))
+        if number == len(self.found):
+            self.found.append(below)
+        place = self._known[id(source)] = number, shift, min(source.size, _FAR)
+        return place
+
+
+def _int64(values: Sequence[int]) -> Ints:
+    try:
+        return np.array(values, np.int64)
+    except OverflowError:
+        return np.array([max(-_FAR, min(_FAR, value)) for value in values], np.int64)
+
+
 @dataclass(slots=True)
 class _Draft:
-    """A lane while it is being collected: one list per column."""
+    """The tensors to read by offset, one array element each, before they are given to lanes.
 
-    source: ByteSource
-    rows: list[int] = field(default_factory=list)
-    starts: list[int] = field(default_factory=list)
-    stops: list[int] = field(default_factory=list)
-    kernel: list[int] = field(default_factory=list)
-    checks: list[tuple[int, int, int]] = field(default_factory=list)
-    other: list[tuple[int, int, int]] = field(default_factory=list)
+    ``need`` counts bytes from the first to the last element; ``dims`` are those of strided views
+    by position.
+    """
 
-
-_FAR = 1 << 62
-"""Columns are int64; an inflating source may declare any size."""
-
-
-class _Drafts(dict[int, _Draft]):
-    """Lanes by the identity of their source."""
-
-    def place(self, extent: Extent) -> tuple[_Draft, int] | None:
-        """Lane and offset in it of an extent; None where its source ends before it does."""
-        source, offset, length = extent.source, extent.offset, extent.length
-        while True:
-            if offset < 0 or length < 0 or offset + length > min(source.size, _FAR):
-                return None
-            if type(source) is not WindowSource:
-                break
-            offset += source.offset
-            source = source.below
-        draft = self.get(id(source))
-        if draft is None:
-            draft = self[id(source)] = _Draft(source)
-        return draft, offset
+    rows: Ints
+    kernel: Ints
+    need: Ints
+    dims: dict[int, Dims]
+    keep: Flags
 
 
 def plan_pass(table: TensorTable) -> Plan:
     """Decide what to read of a table; reads nothing itself."""
-    infos = table.infos
-    counts = [info.size for info in infos.values()]
+    infos = tuple(table.infos.values())
+    counts = [info.size for info in infos]
     rows = np.arange(len(counts))
     plan = Plan(counts, counts.copy(), rows, np.ones_like(rows))
-    codes: dict[tuple[str, bool], int] = {}
-    drafts = _Drafts()
-    for row, info in enumerate(infos.values()):
-        if info.encoding in _UNMEASURED or not counts[row]:
-            continue
-        code = codes.get((info.dtype, info.big_endian))
-        if code is None:
-            kernel = kernel_of(info.dtype, big_endian=info.big_endian)
-            code = -1 if kernel is None else len(plan.kernels)
-            codes[info.dtype, info.big_endian] = code
-            plan.kernels += [kernel] if kernel else []
-        if code < 0:
-            continue
-        if info.extent is None:
-            if table.decoder is not None:
-                plan.decoded.append(row)
-                plan.nbytes += info.nbytes
-        else:
-            _place(plan, drafts, row, info, code)
-    for index, checksum in enumerate(table.checksums):
-        _place_check(plan, drafts, len(counts) + index, checksum)
-    for draft in drafts.values():
-        _finish(plan, draft)
-    plan.lanes.sort(key=lambda lane: not lane.source.sequential)
+    sources = _Sources()
+    draft = _draft(plan, table, infos)
+    extents: list[Any] = [infos[row].extent for row in draft.rows.tolist()]
+    number, starts, lengths, room = sources.locate(extents)
+    fits = (draft.need <= lengths) & (lengths <= room)
+    for at in np.flatnonzero(draft.keep & ~fits).tolist():
+        there = min(int(lengths[at]), max(0, int(room[at])))
+        message = f"expected {int(draft.need[at]):,} bytes of values, found {there:,}"
+        row = int(draft.rows[at])
+        plan.findings.append((row, _finding("CK004", message, infos[row])))
+    draft.keep &= fits
+    dense = draft.keep.copy()
+    for at in (at for at, dims in draft.dims.items() if draft.keep[at] and not is_dense(dims)):
+        dense[at] = False
+        kernel = plan.kernels[draft.kernel[at]]
+        source = sources.found[number[at]]
+        view = View(int(draft.rows[at]), source, int(starts[at]), draft.dims[at], kernel)
+        plan.views.append(view)
+        plan.nbytes += int(draft.need[at])
+    checks = _checks(plan, table.checksums, sources)
+    _make_lanes(plan, sources, draft, dense, number, starts, checks)
     return plan
 
 
-_UNMEASURED = ("opaque", "absent")
+def _draft(plan: Plan, table: TensorTable, infos: Sequence[TensorInfo]) -> _Draft:
+    """Choose what has values, and find out how many bytes each tensor needs."""
+    codes: dict[tuple[str, bool], int] = {}
+    rows, kernel, strided = [], [], []
+    for row, info in enumerate(infos):
+        code = codes.get((info.dtype, info.big_endian))
+        if code is None:
+            code = codes[info.dtype, info.big_endian] = _code(plan, info)
+        if code < 0 or info.encoding in _UNMEASURED or not plan.counts[row]:
+            continue
+        if info.extent is not None:
+            if info.strides is not None:
+                strided.append(len(rows))
+            rows.append(row)
+            kernel.append(code)
+        elif table.decoder is not None:
+            plan.decoded.append(row)
+            plan.nbytes += info.nbytes
+    sizes = np.array([each.itemsize for each in plan.kernels], np.int64)
+    draft = _Draft(_int64(rows), _int64(kernel), _int64([]), {}, np.ones(len(rows), np.bool_))
+    elements = np.minimum(_int64([plan.counts[row] for row in rows]), _FAR >> 5)
+    for at in strided:
+        elements[at] = min(_view(plan, draft, infos[rows[at]], at), _FAR >> 5)
+    draft.need = elements * sizes[draft.kernel] if rows else elements
+    return draft
 
 
-def _place(plan: Plan, drafts: _Drafts, row: int, info: TensorInfo, code: int) -> None:
-    """Put a tensor into its lane, or among the views."""
-    extent, kernel = info.extent, plan.kernels[code]
-    assert extent is not None, "tensors without an extent are the decoder's"
-    dims: Dims = ()
-    elements = plan.counts[row]
-    if info.strides is not None:
-        dims, times = distinct(info.shape, info.strides)
-        elements = plan.stored[row] = elements // times
-        plan.times[row] = min(times, _FAR // elements)  # beyond it, a lie
-        if any(stride < 0 for _, stride in dims) or _repetitive(dims, elements):
-            message = "overlaps itself so much that its values were not looked at"
-            plan.findings.append((row, _finding("CK005", message, extent, info)))
-            return
-    length = span(dims) * kernel.itemsize if dims else elements * kernel.itemsize
-    placed = drafts.place(extent)
-    if placed is None or length > extent.length:
-        there = extent.length if placed else max(0, extent.source.size - extent.offset)
-        message = f"expected {length:,} bytes of values, found {there:,}"
-        plan.findings.append((row, _finding("CK004", message, extent, info)))
-        return
-    draft, offset = placed
-    if is_dense(dims):
-        draft.rows.append(row)
-        draft.starts.append(offset)
-        draft.stops.append(offset + length)
-        draft.kernel.append(code)
-        return
-    draft.other.append((row, offset, offset + length))
-    plan.views.append(View(row, draft.source, offset, dims, kernel))
-    plan.nbytes += length
+def _code(plan: Plan, info: TensorInfo) -> int:
+    kernel = kernel_of(info.dtype, big_endian=info.big_endian)
+    if kernel is None:
+        return -1
+    plan.kernels.append(kernel)
+    return len(plan.kernels) - 1
 
 
-def _repetitive(dims: Dims, elements: int) -> bool:
-    """Tell whether a view shows its elements so often that a small file could cost any time."""
-    return elements > 1 << 20 and elements > 4 * span(dims)
+def _view(plan: Plan, draft: _Draft, info: TensorInfo, at: int) -> int:
+    """Take a strided tensor apart; returns the elements it spans."""
+    row = int(draft.rows[at])
+    dims, times = distinct(info.shape, info.strides or ())
+    elements = plan.stored[row] = plan.counts[row] // times
+    plan.times[row] = min(times, _FAR // elements)  # beyond it, the shape is a lie
+    draft.dims[at] = dims
+    # A small file could otherwise cost any time.
+    repetitive = elements > 1 << 20 and elements > 4 * span(dims)
+    if repetitive or any(stride < 0 for _, stride in dims):
+        message = "overlaps itself so much that its values were not looked at"
+        plan.findings.append((row, _finding("CK005", message, info)))
+        draft.keep[at] = False
+    return span(dims)
 
 
-def _finding(code: str, message: str, extent: Extent, info: TensorInfo) -> Finding:
-    return container_finding(code, Severity.ERROR, message, where=str(extent), tensor=info.name)
-
-
-def _place_check(plan: Plan, drafts: _Drafts, row: int, checksum: Checksum) -> None:
-    if not checksum.extent.length:
-        if checksum.crc32:
-            plan.findings.append((row, mismatch(checksum, 0, [])))
-        return
-    placed = drafts.place(checksum.extent)
-    if placed is None:
-        message = f"{checksum.extent.length:,} bytes with a checksum run past the end of the data"
-        finding = container_finding("CK004", Severity.ERROR, message, where=checksum.where)
-        plan.findings.append((row, finding))
-        return
-    draft, offset = placed
-    draft.checks.append((row - len(plan.counts), offset, offset + checksum.extent.length))
+def _finding(code: str, message: str, info: TensorInfo) -> Finding:
+    where = str(info.extent)
+    return container_finding(code, Severity.ERROR, message, where=where, tensor=info.name)
 
 
 def mismatch(checksum: Checksum, found: int, tensors: Sequence[str]) -> Finding:
@@ -286,25 +303,70 @@ def mismatch(checksum: Checksum, found: int, tensors: Sequence[str]) -> Finding:
     )
 
 
-def _finish(plan: Plan, draft: _Draft) -> None:
-    """Turn lists into columns; tensors that are the same bytes of the same type become one."""
-    columns = (draft.rows, draft.starts, draft.stops, draft.kernel)
-    rows, starts, stops, kernel = (np.array(column, np.int64) for column in columns)
-    order = np.lexsort((rows, kernel, stops, starts))
-    rows, starts, stops, kernel = (c[order] for c in (rows, starts, stops, kernel))
-    keys = np.stack((starts, stops, kernel))
+def _checks(
+    plan: Plan, checksums: Sequence[Checksum], sources: _Sources
+) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    """Source number, index, start, stop and value of each checksum, sorted."""
+    number, starts, lengths, room = sources.locate([checksum.extent for checksum in checksums])
+    fits = (lengths >= 0) & (lengths <= room)
+    for index in np.flatnonzero(~fits | (lengths == 0)).tolist():
+        checksum, row = checksums[index], len(plan.counts) + index
+        if not fits[index]:
+            message = f"{checksum.extent.length:,} bytes with a checksum run past the end"
+            finding = container_finding("CK004", Severity.ERROR, message, where=checksum.where)
+            plan.findings.append((row, finding))
+        elif checksum.crc32:
+            plan.findings.append((row, mismatch(checksum, 0, [])))
+    order = np.lexsort((starts + lengths, starts, number))
+    order = order[(fits & (lengths > 0))[order]]
+    crcs = _int64([checksum.crc32 for checksum in checksums])[order]
+    return number[order], order, starts[order], (starts + lengths)[order], crcs
+
+
+def _make_lanes(
+    plan: Plan,
+    sources: _Sources,
+    draft: _Draft,
+    dense: Flags,
+    number: Ints,
+    starts: Ints,
+    checks: Sequence[Ints],
+) -> None:
+    """Sort everything by place; tensors that are the same bytes of the same type become one."""
+    stops = starts + draft.need
+    order = np.lexsort((draft.rows, draft.kernel, stops, starts, number))
+    order = order[draft.keep[order]]
+    places = [column[order] for column in (number, draft.rows, starts, stops, draft.kernel)]
+    items = [column[dense[order]] for column in places]
+    number, rows, starts, stops, kernel = items
     new = np.ones(len(rows), np.bool_)
-    new[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0)
-    plan.leaders[rows] = rows[new][np.cumsum(new) - 1]
-    items = Spans(rows[new], starts[new], stops[new])
-    checks, other = (np.array(c, np.int64).reshape(-1, 3).T for c in (draft.checks, draft.other))
-    places = Spans(
-        *(np.concatenate(pair) for pair in zip((rows, starts, stops), other, strict=True))
-    )
-    kernel = kernel[new]
-    sizes = np.array([each.itemsize for each in plan.kernels], np.int64)[kernel]
-    plain = np.array([each.parts == 1 for each in plan.kernels], np.bool_)[kernel]
-    lane = Lane(draft.source, items, kernel, sizes, plain, Spans(*checks), places)
-    if len(items.rows) or len(lane.checks.rows):
+    new[1:] = np.any([c[1:] != c[:-1] for c in (number, starts, stops, kernel)], axis=0)
+    if len(rows):
+        plan.leaders[rows] = rows[new][np.cumsum(new) - 1]
+    items = [column[new] for column in items]
+    for lane_number, source in enumerate(sources.found):
+        _, *place = _of(lane_number, places)
+        _, rows, starts, stops, kernel = _of(lane_number, items)
+        _, indices, firsts, lasts, crcs = _of(lane_number, checks)
+        if not len(rows) and not len(indices):
+            continue
+        each = plan.kernels
+        lane = Lane(
+            source,
+            Spans(rows, starts, stops),
+            kernel,
+            np.array([k.itemsize for k in each], np.int64)[kernel],
+            np.array([k.parts == 1 for k in each], np.bool_)[kernel],
+            Spans(indices, firsts, lasts),
+            crcs,
+            Spans(*place[:3]),
+        )
         plan.lanes.append(lane)
         plan.nbytes += sum(stop - start for start, stop in lane.runs())
+    plan.lanes.sort(key=lambda lane: not lane.source.sequential)
+
+
+def _of(number: int, columns: Sequence[Ints]) -> list[Ints]:
+    """Part of sorted columns that belongs to a source; the first column is the source number."""
+    part = slice(*np.searchsorted(columns[0], [number, number + 1]).tolist())
+    return [column[part] for column in columns]

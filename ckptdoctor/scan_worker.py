@@ -85,19 +85,22 @@ class Worker:
 
     def _check(self, lane: Lane, start: int, stop: int) -> None:
         """Take the checksums of what lies in a block further."""
-        near = lane.checks.near(start, stop)
-        columns = (lane.checks.rows, lane.checks.starts, lane.checks.stops)
-        offset = TAIL - start
-        for index, first, last in zip(*(column[near].tolist() for column in columns), strict=True):
-            if last <= start:
-                continue
-            low, high = max(first, start), min(last, stop)
-            crc, length = self.crcs.get(index, (0, 0))
-            crc = zlib.crc32(self.bytes[low + offset : high + offset], crc)
-            if low == first and high == last:
-                self.state.check(index, crc)
-            else:
-                self.crcs[index] = crc, length + high - low
+        checks = lane.checks
+        near = checks.near(start, stop)
+        firsts, lasts, rows = checks.starts[near], checks.stops[near], checks.rows[near]
+        low, high = np.maximum(firsts, start), np.minimum(lasts, stop)
+        whole = (low == firsts) & (high == lasts)
+        low += TAIL - start
+        high += TAIL - start
+        ranges = zip(low[whole].tolist(), high[whole].tolist(), strict=True)
+        # 100,000 members of an archive: a list, not a call per member.
+        found = np.array([zlib.crc32(self.bytes[a:b]) for a, b in ranges], np.int64)
+        for at in np.flatnonzero(found != lane.crcs[near][whole]).tolist():
+            self.state.check(int(rows[whole][at]), int(found[at]))
+        for at in np.flatnonzero(~whole & (low < high)).tolist():
+            crc, length = self.crcs.get(int(rows[at]), (0, 0))
+            crc = zlib.crc32(self.bytes[int(low[at]) : int(high[at])], crc)
+            self.crcs[int(rows[at])] = crc, length + int(high[at] - low[at])
 
     def _measure(self, lane: Lane, start: int, stop: int) -> None:
         """Measure the elements that end in a block."""

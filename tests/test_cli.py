@@ -192,6 +192,22 @@ class TestFailClosed:
         assert "calls os.system" in out
         assert "ask its author" in out
 
+    def test_findings_of_the_reader_outlive_a_failure_to_measure(self, monkeypatch, sound, capsys):
+        from dataclasses import replace
+
+        real = ckptdoctor.api.open_path
+        seen = (container_finding("CK005", Severity.WARNING, "two readers disagree"),)
+
+        def refuse(*_arguments, **_options):
+            raise FormatError("cannot be decoded")
+
+        monkeypatch.setattr(
+            ckptdoctor.api, "open_path", lambda *a: replace(real(*a), findings=seen)
+        )
+        monkeypatch.setattr(ckptdoctor.api, "measure", refuse)
+        assert run(["inspect", sound, "--format", "json"]) == 3
+        assert [f["code"] for f in report(capsys)["findings"]] == ["CK005"]
+
     def test_crash_before_any_report_is_3(self, monkeypatch, sound, capsys):
         def crash(*_arguments):
             raise RuntimeError("no")

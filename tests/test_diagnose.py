@@ -102,7 +102,8 @@ def test_purpose_decides_which_findings_are_relevant():
 
 def test_findings_are_sorted_errors_first():
     arrays = {"mask": np.float32([[0, -np.inf], [0, 0]]), "w": NAN}
-    assert [f.code for f in judge(arrays).findings] == ["NF001", "NF003"]
+    note = container_finding("CK002", Severity.NOTE, "class")
+    assert [f.code for f in judge(arrays, findings=[note]).findings] == ["NF001", "CK002", "NF003"]
 
 
 def test_codes_select_and_ignore_by_prefix_the_longer_wins():
