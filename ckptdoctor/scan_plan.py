@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from .findings import Finding, Severity, container_finding
 from .kernels import Kernel, kernel_of
-from .sources import ByteSource, Extent, WindowSource
+from .scan_sources import FAR, Sources, int64
+from .sources import ByteSource
 from .stats import Ints
 from .tensors import Checksum, TensorInfo, TensorTable
 from .views import Dims, distinct, is_dense, span
@@ -25,8 +26,6 @@ UNIT = 8 * BLOCK
 GAP = 4096
 """Bytes between two runs that are read over rather than around: the headers and padding between
 the members of an archive.  A read costs about as much as 10 kB."""
-_FAR = 1 << 60
-"""Beyond every file: what claims to be larger is cut to it, for columns are int64."""
 _UNMEASURED = ("opaque", "absent")
 
 Flags = npt.NDArray[np.bool_]
@@ -86,7 +85,7 @@ class Lane:
 
         A source that only reads forward passes every gap anyway, and is one reader's.
         """
-        gap = _FAR if self.source.sequential else GAP
+        gap = FAR if self.source.sequential else GAP
         starts = np.concatenate((self.items.starts, self.checks.starts))
         stops = np.concatenate((self.items.stops, self.checks.stops))
         order = np.argsort(starts, kind="stable")
@@ -144,46 +143,6 @@ class Plan:
     nbytes: int = 0
 
 
-class _Sources:
-    """The sources below all extents, numbered in the order in which they turn up."""
-
-    def __init__(self) -> None:
-        self.found: list[ByteSource] = []
-        self._numbers: dict[int, int] = {}
-        self._known: dict[int, tuple[int, int, int]] = {}
-
-    def locate(self, extents: Sequence[Extent]) -> tuple[Ints, Ints, Ints, Ints]:
-        """Source number, start and length of each extent, and what its own source has from there.
-
-        An extent fits where ``0 <= length <= room``.
-        """
-        known = self._known
-        places = [known.get(id(e.source)) or self._resolve(e.source) for e in extents]
-        number, shift, size = (_int64([place[i] for place in places]) for i in range(3))
-        offsets, lengths = _int64([e.offset for e in extents]), _int64([e.length for e in extents])
-        room = np.where(offsets >= 0, size - offsets, -1)
-        return number, shift + offsets, lengths, room
-
-    def _resolve(self, source: ByteSource) -> tuple[int, int, int]:
-        """Number of the source below all windows, where this one starts in it, and its size."""
-        below, shift = source, 0
-        while type(below) is WindowSource:
-            shift += below.offset
-            below = below.below
-        number = self._numbers.setdefault(id(below), len(self.found))
-        if number == len(self.found):
-            self.found.append(below)
-        place = self._known[id(source)] = number, shift, min(source.size, _FAR)
-        return place
-
-
-def _int64(values: Sequence[int]) -> Ints:
-    try:
-        return np.array(values, np.int64)
-    except OverflowError:
-        return np.array([max(-_FAR, min(_FAR, value)) for value in values], np.int64)
-
-
 @dataclass(slots=True)
 class _Draft:
     """The tensors to read by offset, one array element each, before they are given to lanes.
@@ -205,7 +164,7 @@ def plan_pass(table: TensorTable) -> Plan:
     counts = [info.size for info in infos]
     rows = np.arange(len(counts))
     plan = Plan(counts, counts.copy(), rows, np.ones_like(rows))
-    sources = _Sources()
+    sources = Sources()
     draft = _draft(plan, table, infos)
     extents: list[Any] = [infos[row].extent for row in draft.rows.tolist()]
     number, starts, lengths, room = sources.locate(extents)
@@ -232,7 +191,9 @@ def plan_pass(table: TensorTable) -> Plan:
 def _draft(plan: Plan, table: TensorTable, infos: Sequence[TensorInfo]) -> _Draft:
     """Choose what has values, and find out how many bytes each tensor needs."""
     codes: dict[tuple[str, bool], int] = {}
-    rows, kernel, strided = [], [], []
+    rows: list[int] = []
+    kernel: list[int] = []
+    strided: list[int] = []
     for row, info in enumerate(infos):
         code = codes.get((info.dtype, info.big_endian))
         if code is None:
@@ -248,10 +209,10 @@ def _draft(plan: Plan, table: TensorTable, infos: Sequence[TensorInfo]) -> _Draf
             plan.decoded.append(row)
             plan.nbytes += info.nbytes
     sizes = np.array([each.itemsize for each in plan.kernels], np.int64)
-    draft = _Draft(_int64(rows), _int64(kernel), _int64([]), {}, np.ones(len(rows), np.bool_))
-    elements = np.minimum(_int64([plan.counts[row] for row in rows]), _FAR >> 5)
+    draft = _Draft(int64(rows), int64(kernel), int64([]), {}, np.ones(len(rows), np.bool_))
+    elements = np.minimum(int64([plan.counts[row] for row in rows]), FAR >> 5)
     for at in strided:
-        elements[at] = min(_view(plan, draft, infos[rows[at]], at), _FAR >> 5)
+        elements[at] = min(_view(plan, draft, infos[rows[at]], at), FAR >> 5)
     draft.need = elements * sizes[draft.kernel] if rows else elements
     return draft
 
@@ -269,7 +230,7 @@ def _view(plan: Plan, draft: _Draft, info: TensorInfo, at: int) -> int:
     row = int(draft.rows[at])
     dims, times = distinct(info.shape, info.strides or ())
     elements = plan.stored[row] = plan.counts[row] // times
-    plan.times[row] = min(times, _FAR // elements)  # beyond it, the shape is a lie
+    plan.times[row] = min(times, FAR // elements)  # beyond it, the shape is a lie
     draft.dims[at] = dims
     # A small file could otherwise cost any time.
     repetitive = elements > 1 << 20 and elements > 4 * span(dims)
@@ -304,7 +265,7 @@ def mismatch(checksum: Checksum, found: int, tensors: Sequence[str]) -> Finding:
 
 
 def _checks(
-    plan: Plan, checksums: Sequence[Checksum], sources: _Sources
+    plan: Plan, checksums: Sequence[Checksum], sources: Sources
 ) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     """Source number, index, start, stop and value of each checksum, sorted."""
     number, starts, lengths, room = sources.locate([checksum.extent for checksum in checksums])
@@ -319,13 +280,13 @@ def _checks(
             plan.findings.append((row, mismatch(checksum, 0, [])))
     order = np.lexsort((starts + lengths, starts, number))
     order = order[(fits & (lengths > 0))[order]]
-    crcs = _int64([checksum.crc32 for checksum in checksums])[order]
+    crcs = int64([checksum.crc32 for checksum in checksums])[order]
     return number[order], order, starts[order], (starts + lengths)[order], crcs
 
 
 def _make_lanes(
     plan: Plan,
-    sources: _Sources,
+    sources: Sources,
     draft: _Draft,
     dense: Flags,
     number: Ints,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 from typing import Any, Final
 
-from ..containers.pickle import Global, Persistent
-from ..errors import FormatError, UnknownFormatError
+from ..containers.pickle import Global, Persistent, PickleError, unpickle
+from ..errors import FormatError, TruncatedError, UnknownFormatError
 from ..sources import FileSource
 from ..tensors import ArrayDecoder, TensorTable
 from .base import ReadOptions
@@ -19,6 +19,7 @@ __all__ = ["TorchLegacy"]
 
 MAGIC: Final = 0x1950A86A20F9469CFC6C
 PROTOCOL: Final = 1001
+HEAD_BYTES: Final = 4096
 
 
 class TorchLegacy:
@@ -44,14 +45,16 @@ class TorchLegacy:
 
 
 def looks_like_pickle(head: bytes) -> bool:
-    """Whether bytes start like a pickle: a protocol mark, or opcodes that old protocols start with."""
+    """Whether bytes start like a pickle: a protocol mark, or opcodes that make sense in a row."""
     if len(head) > 2 and head[0] == 0x80 and head[1] <= 5:
         return True
-    # protocols 0 and 1 start with a name to import, or with a container and its memo entry
-    first = head.partition(b"\n")[0]
-    if head[:1] == b"c" and first[1:].replace(b".", b"").replace(b"_", b"").isalnum():
-        return b"\n" in head[len(first) + 1 :]
-    return head[:2] in (b"(d", b"(l", b"(i", b"(c", b"}q", b"]q", b"(t") and len(head) > 4
+    if len(head) < 4 or head[:1] not in (b"c", b"(", b"}", b"]"):
+        return False
+    # Protocols 0 and 1 have no mark.  Text gets no further than a few opcodes.
+    try:
+        return bool(unpickle(head, "").globals) or head[:1] != b"c"
+    except PickleError as error:
+        return isinstance(error.reason, TruncatedError) and len(head) >= HEAD_BYTES
 
 
 def _class_or_storage(pid: Any) -> Any:
