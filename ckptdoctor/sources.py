@@ -6,7 +6,7 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .errors import ChangedError, ReadError, TruncatedError, UsageError
 
@@ -41,9 +41,8 @@ class ByteSource(Protocol):
         """Fill ``buffer`` (flat, bytes) from ``offset``; raises as `pread`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """A run of bytes in a source.
+class Extent(NamedTuple):
+    """A run of bytes in a source (a named tuple: see `ckptdoctor.tensors.TensorInfo`).
 
     Examples
     --------

@@ -129,7 +129,7 @@ class TestExitCodes:
 
             table = real(path, options)
             infos = {
-                n: replace(i, role="optimizer" if "bn" in n else "model") for n, i in table.items()
+                n: i._replace(role="optimizer" if "bn" in n else "model") for n, i in table.items()
             }
             return replace(table, infos=infos)
 

@@ -137,6 +137,22 @@ def test_tensors_over_several_blocks(dtype, start):
     assert 0 <= again <= 16 * (len(data) // UNIT), "only an element cut by a unit is read twice"
 
 
+@pytest.mark.parametrize("broken", [range(0), range(1, 2)], ids=["readable", "first byte gone"])
+def test_elements_that_lie_across_blocks(broken):
+    odd = np.ones(3, np.int8)
+    # All that tells these integers apart is in their first byte, the one in the block before.
+    big = np.random.default_rng(0).integers(1, 100, (UNIT + 2 * BLOCK) // 8)
+    big[:: BLOCK // 8] += 128
+    big[BLOCK // 8 - 1 :: BLOCK // 8] = -5
+    data, offsets = packed([odd, big])
+    source = Recorder(data, broken=broken)
+    table = table_of(info("odd", source, 0, odd), info("big", source, offsets[1], big))
+    measured = measure(table)
+    assert [f.tensor for f in measured.findings] == ["odd"] * len(broken)
+    assert_measures(measured.stats["big"], big)
+    assert measured.stats["big"].mean == pytest.approx(big.mean(), rel=1e-12)
+
+
 def test_two_threads_give_the_same_bits_as_one(monkeypatch):
     monkeypatch.setattr(scan, "WORTH_THREADS", 0)
     values = np.random.default_rng(0).standard_normal((5 * UNIT) // 4 + 77).astype(np.float32)

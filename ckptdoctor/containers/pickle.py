@@ -406,7 +406,10 @@ def _recall(m: _Machine, index: int) -> None:
 def _binget(m: _Machine) -> None:
     pos = m.pos
     m.pos = pos + 1
-    _recall(m, m.data[pos])
+    index = m.data[pos]
+    if index not in m.memo:
+        _recall(m, index)
+    m.stack.append(m.memo[index])
 
 
 @_opcode(b"j")
@@ -495,8 +498,11 @@ def _float(m: _Machine) -> None:
 def _binunicode(m: _Machine) -> None:
     data, pos = m.data, m.pos
     length = data[pos] | data[pos + 1] << 8 | data[pos + 2] << 16 | data[pos + 3] << 24
-    m.pos = pos + 4
-    m.stack.append(m.take(length).decode("utf-8", "surrogatepass"))
+    m.pos = pos = pos + 4
+    if pos + length > len(data):
+        raise m.short(pos, length)
+    m.pos = pos + length
+    m.stack.append(data[pos : pos + length].decode("utf-8", "surrogatepass"))
 
 
 @_opcode(b"\x8c")

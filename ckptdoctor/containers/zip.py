@@ -149,9 +149,10 @@ class Archive:
         FormatError
             As `open`; and if the member is compressed.
         """
-        source = self.open(member)
-        if not isinstance(source, WindowSource):
-            raise UnsupportedError("the member is compressed", where=source.name)
+        if member.broken or member.method != STORED:
+            raise UnsupportedError(
+                member.broken or "the member is compressed", where=self.where(member), hint=ADVICE
+            )
         return Extent(self.source, member.offset, member.stored)
 
     def checksum(self, member: Member) -> Checksum | None:

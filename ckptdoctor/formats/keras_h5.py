@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..containers.hdf5 import Contents, Dataset, is_hdf5, read_hdf5
@@ -180,7 +179,7 @@ def _with_legacy_layer(info: TensorInfo, known: Mapping[str, Any]) -> TensorInfo
         return info
     parts = info.path[1:-1] if info.path[0] == "model_weights" else info.path[:-1]
     layer = _legacy_layer(parts, known)
-    return info if layer == info.layer else replace(info, layer_name=layer)
+    return info if layer == info.layer else info._replace(layer_name=layer)
 
 
 def _legacy_layer(parts: Sequence[str], known: Mapping[str, Any]) -> str:
@@ -264,7 +263,7 @@ def name_layers(
     counts = Counter(names.values())
     names = {group: name if counts[name] == 1 else "" for group, name in names.items()}
     return [
-        replace(info, layer_name=names[info.path[:-2]]) if _is_variable(info) else info
+        info._replace(layer_name=names[info.path[:-2]]) if _is_variable(info) else info
         for info in infos
     ]
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,7 @@ class _Merge:
                     twice.append(name)
                     if name not in meant:
                         continue
-                own = replace(info, storage=f"{shard}:{info.storage}") if info.storage else info
+                own = info._replace(storage=f"{shard}:{info.storage}") if info.storage else info
                 infos[name] = own
                 decoders.pop(name, None)
                 if info.extent is None and table.decoder is not None:

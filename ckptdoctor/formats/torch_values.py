@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ..containers.pickle import Call, Global, PDict, Persistent
 from ..dtypes import DTYPES, TORCH, TORCH_STORAGES
@@ -23,8 +22,7 @@ class Refusal(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(NamedTuple):
     """One buffer of the file.
 
     ``dtype`` is the storage class's, None for untyped ones; ``extent`` covers the bytes that are
@@ -37,8 +35,7 @@ class Storage:
     big_endian: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Value:
+class Value(NamedTuple):
     """A tensor as the pickle rebuilds it; ``parts`` holds the tensors it is made of instead."""
 
     dtype: str
@@ -51,7 +48,7 @@ class Value:
     scale: float = 0.0
     zero_point: int = 0
     axis: int | None = None
-    parts: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, Any] = MappingProxyType({})
     note: str = ""
 
     def quantisation(self, name: str) -> Quantisation | None:
@@ -87,7 +84,7 @@ def storage_dtype(kind: Any) -> str | None:
 
 
 class Resolver:
-    """Turns calls into tensors; each call is resolved once.
+    """Turns calls into tensors.
 
     Parameters
     ----------
@@ -97,10 +94,10 @@ class Resolver:
 
     def __init__(self, find_storage: Callable[[Any], Storage]) -> None:
         self.find_storage = find_storage
-        self._seen: dict[int, Value | Refusal | None] = {}
+        self._open: set[int] = set()
 
     def value(self, call: Any) -> Value | None:
-        """Tensor that a value stands for, or None where it is something else.
+        """Return the tensor that a value stands for, or None where it is something else.
 
         Raises
         ------
@@ -109,19 +106,6 @@ class Resolver:
         """
         if type(call) is not Call:
             return self._tensor_of_storage(call) if type(call) is Persistent else None
-        key = id(call)
-        if key not in self._seen:
-            self._seen[key] = None  # a tensor inside itself is none
-            try:
-                self._seen[key] = self._resolve(call)
-            except Refusal as refusal:
-                self._seen[key] = refusal
-        found = self._seen[key]
-        if isinstance(found, Refusal):
-            raise found
-        return found
-
-    def _resolve(self, call: Call) -> Value | None:
         callee = call.callee
         if type(callee) is not Global:
             return None
@@ -130,10 +114,15 @@ class Resolver:
             return None
         if type(call.args) is not tuple:
             raise Refusal("its arguments are no tuple")
+        if id(call) in self._open:
+            raise Refusal("it is a tensor inside itself")
+        self._open.add(id(call))
         try:
-            return rebuild(self, *call.args[:12])
+            return rebuild(self, *call.args)
         except TypeError:
             raise Refusal(f"{callee.name} is called with {len(call.args)} arguments") from None
+        finally:
+            self._open.discard(id(call))
 
     def _tensor_of_storage(self, reference: Persistent) -> Value | None:
         storage = self.find_storage(reference.pid)
@@ -142,7 +131,7 @@ class Resolver:
         return Value(dtype=row.name, shape=(count,), extent=storage.extent, storage=storage)
 
     def storage(self, reference: Any) -> Storage:
-        """Buffer behind the first argument of a rebuild function."""
+        """Return the buffer behind the first argument of a rebuild function."""
         if type(reference) is Call and type(reference.callee) is Global:
             # torch.storage.TypedStorage(wrap_storage=..., dtype=...) around an untyped one
             for held in reference.args if type(reference.args) is tuple else ():
@@ -153,7 +142,7 @@ class Resolver:
         return self.find_storage(reference.pid)
 
     def inner(self, value: Any) -> Value:
-        """Tensor that must be there."""
+        """Return the tensor that must be there."""
         found = self.value(value)
         if found is None:
             raise Refusal("it wraps something that is no tensor")
@@ -177,7 +166,10 @@ def _counts(value: Any, what: str) -> tuple[int, ...]:
         value = value.args[0] if type(value.args) is tuple and value.args else ()
     if type(value) not in (tuple, list) or len(value) > 64:
         raise Refusal(f"its {what} is no tuple of at most 64 numbers")
-    return tuple(_count(item, what) for item in value)
+    for item in value:
+        if type(item) is not int or not 0 <= item < 1 << 62:
+            _count(item, what)  # says what is wrong
+    return tuple(value)
 
 
 def _view(storage: Storage, dtype: str, offset: Any, size: Any, stride: Any, **more: Any) -> Value:
@@ -188,20 +180,22 @@ def _view(storage: Storage, dtype: str, offset: Any, size: Any, stride: Any, **m
         raise Refusal(f"{len(shape)} sizes and {len(strides)} strides")
     row = DTYPES[dtype]
     base = storage.extent
-    elements = math.prod(shape)
+    elements, last, dense = 1, 0, True
+    for n, s in zip(reversed(shape), reversed(strides), strict=True):
+        dense &= n == 1 or s == elements
+        last += (n - 1) * s
+        elements *= n
     if elements >= 1 << 62:
         raise Refusal("its size is beyond 2^62 elements")
     if not elements:
         empty = Extent(base.source, base.offset, 0)
         return Value(dtype=dtype, shape=shape, extent=empty, storage=storage, **more)
-    last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     first_byte = start * row.bits // 8
     length = row.nbytes(last + 1)
     if first_byte + length > base.length:
         message = f"it needs bytes {first_byte} to {first_byte + length} of storage"
         message += f" {storage.key!r:.60}, which has {base.length}"
         raise Refusal(message, code="CK004")
-    dense = last + 1 == elements and _is_row_major(shape, strides)
     if elements > 4 * (last + 1) + 4096:  # an expanded view: mostly the same elements again
         more = {**more, "encoding": "opaque"}
         more["note"] = f"its {elements:,} elements lie on {last + 1:,} stored ones"
@@ -214,15 +208,6 @@ def _view(storage: Storage, dtype: str, offset: Any, size: Any, stride: Any, **m
         storage=storage,
         **more,
     )
-
-
-def _is_row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    expected = 1
-    for n, s in zip(reversed(shape), reversed(strides), strict=True):
-        if n != 1 and s != expected:
-            return False
-        expected *= n
-    return True
 
 
 def _tensor_v2(r: Resolver, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Value:

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from ..containers.pickle import Persistent, PickleError, Unpickled, unpickle
 from ..containers.pickle_policy import findings_about, scan_pickles
-from ..containers.zip import Archive, Member, read_archive
+from ..containers.zip import STORED, Archive, Member, read_archive
 from ..dtypes import DTYPES
 from ..errors import FormatError
 from ..findings import Finding, Severity, container_finding
-from ..sources import ByteSource, Extent, FileSource
+from ..sources import Extent, FileSource
 from ..tensors import ArrayDecoder, Checksum, TensorTable
 from .base import ReadOptions
 from .torch_tree import Tree, TreeReader
@@ -99,7 +99,6 @@ class TorchArchive:
         self._read: set[str] = set()
         self._persistents: list[Persistent] = []
         self._storages: dict[tuple[str, str, str | None], Storage] = {}
-        self._sources: dict[str, Extent] = {}
 
     def finding(self, code: str, severity: Severity, message: str, name: str = "") -> Finding:
         """Make a finding about a member."""
@@ -168,15 +167,15 @@ class TorchArchive:
 
     def _open_storage(self, folder: str, key: str, dtype: str | None, numel: int) -> Storage:
         name = f"{self.top}{folder}/{key}"
-        extent = self._sources.get(name)
-        if extent is None:
-            member = self.archive.get(name)
-            if member is None:
-                raise Refusal(f"its storage {name!r:.120} is not in the archive", code="CK003")
-            if member.broken:
-                raise Refusal(f"its storage {name!r:.120} cannot be had: {member.broken}")
-            source: ByteSource = self.archive.open(member)
-            extent = self._sources[name] = Extent(source, 0, member.size)
+        member = self.archive.get(name)
+        if member is None:
+            raise Refusal(f"its storage {name!r:.120} is not in the archive", code="CK003")
+        if member.broken:
+            raise Refusal(f"its storage {name!r:.120} cannot be had: {member.broken}")
+        if member.method == STORED:
+            extent = self.archive.extent(member)
+        else:
+            extent = Extent(self.archive.open(member), 0, member.size)
         expected = DTYPES[dtype or "uint8"].nbytes(max(0, numel))
         if expected != extent.length:
             message = f"storage {name!r:.120} should have {expected} bytes, the archive holds"

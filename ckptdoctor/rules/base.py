@@ -108,7 +108,8 @@ class Context:
         """
         start = 0
         for block in self.table.blocks(info):
-            mask = wanted(block)
+            with np.errstate(invalid="ignore"):  # a signalling NaN of ml_dtypes warns
+                mask = wanted(block)
             at = int(mask.argmax())
             if mask[at]:
                 return tuple(int(i) for i in np.unravel_index(start + at, info.shape or (1,)))
