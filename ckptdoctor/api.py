@@ -12,8 +12,8 @@ from .errors import CkptDoctorError, InternalError
 from .findings import Finding
 from .formats import open_path
 from .formats.base import ReadOptions
+from .measure.scan import measure
 from .results import ErrorInfo, Purpose, Report, Weights
-from .scan import measure
 from .tensors import TensorTable
 
 __all__ = ["Progress", "Wishes", "examine", "inspect", "open_checkpoint"]

@@ -18,7 +18,7 @@ from .rules.base import Context
 from .tensors import TensorTable
 
 if TYPE_CHECKING:
-    from .scan import Measured
+    from .measure.scan import Measured
 
 __all__ = [
     "SERVED_EMA",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from .findings import Finding, Severity
 
 if TYPE_CHECKING:
-    from .stats import StatsTable
+    from .measure.stats import StatsTable
     from .tensors import TensorTable
 
 __all__ = [

@@ -145,6 +145,8 @@ def what_inspect_says(path: Path) -> tuple[str, str]:
 
     try:
         report = ckptdoctor.inspect(path)
+    except ckptdoctor.InternalError:
+        raise
     except ckptdoctor.CkptDoctorError as error:
         return "-", f"refused: {error.message}".replace("|", "\\|")
     verdict = report.verdict

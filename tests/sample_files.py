@@ -75,6 +75,7 @@ EXPECTED = (
     _sick("bn001-overflow-skipped-step.weights.h5", "keras-weights-h5", 42 + 8, "NF001"),
     _sick("bn001-overflow-skipped-step.keras", "keras-zip", 42 + 8, "NF001"),
     _sick("nf001-diverged-weights.pt", "torch-zip", 8, "NF001"),
+    _sick("nf001-every-dtype.pt", "torch-zip", 9 + 8 + 1 + 3, "NF001"),
     _sick("nf001-ema-model-fine.pth", "torch-zip", 31, "NF001"),
     _sick("nf001-optimizer-gradient-spike.ckpt", "torch-zip", 31, "NF001 NF002", serve="fit"),
     _sick("nf002-half-cast.pt", "torch-zip", 8, "NF002"),

@@ -6,9 +6,9 @@ import pytest
 from ckptdoctor.diagnose import USES, check_codes, diagnose, fails, judged_weights, summarise
 from ckptdoctor.errors import InternalError, ReadError, UsageError
 from ckptdoctor.findings import Severity, container_finding
+from ckptdoctor.measure.scan import Measured, measure
 from ckptdoctor.rules import RULES
 from ckptdoctor.rules.base import Rule
-from ckptdoctor.scan import Measured, measure
 from ckptdoctor.sources import Extent, WindowSource
 from ckptdoctor.tensors import TensorInfo, TensorTable
 

@@ -37,7 +37,7 @@ def test_a_window_is_a_source_of_its_own(file):
     assert Extent(window, 2, 3).read() == bytes(range(22, 25))
     assert str(Extent(window, 2, 3)) == "m.bin:part+2"
     for offset, length in [(9, 2), (-1, 1), (11, 0)]:
-        with pytest.raises(TruncatedError, match="m.bin:part"):
+        with pytest.raises(TruncatedError, match=r"m\.bin:part"):
             window.pread(offset, length)
     with pytest.raises(TruncatedError):
         window.pread_into(8, memoryview(bytearray(3)))
@@ -61,7 +61,7 @@ def test_a_fifo_is_refused_without_waiting(tmp_path):
 
 
 def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(ReadError, match="not a regular file|cannot be opened"):
+    with pytest.raises(ReadError, match=r"not a regular file|cannot be opened"):
         FileSource(tmp_path)
 
 

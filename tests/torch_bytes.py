@@ -93,7 +93,7 @@ def archive(value, storages, *, top="archive/", byteorder="little", version="3",
 MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def legacy(value, storages, *, magic=MAGIC, protocol=1001, view=None):
+def legacy(value, storages, *, magic=MAGIC, protocol=1001):
     """Legacy stream; ``storages`` maps keys to (number of elements, bytes)."""
     out = b"\x80\x02\x8a\x0a" + magic.to_bytes(10, "little") + b"."
     out += pickled(protocol) + pickled({"little_endian": True}) + pickled(value)
@@ -105,7 +105,7 @@ def legacy(value, storages, *, magic=MAGIC, protocol=1001, view=None):
 
 def tar(members):
     """Tar archive of named bytes."""
-    import tarfile  # noqa: PLC0415
+    import tarfile
 
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as out:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..containers.hdf5 import Contents, Dataset, is_hdf5, read_hdf5
 from ..findings import Finding, Severity, container_finding
-from ..keras_config import KerasConfig, parse_json, read_model_config, read_scalars
+from ..keras.config import KerasConfig, parse_json, read_model_config, read_scalars
 from ..roles import keras_role_of
 from ..sources import ByteSource, FileSource
 from ..tensors import Role, TensorInfo, TensorTable
@@ -130,7 +130,7 @@ def _stored_config(
 
 
 def _judged(document: object, where: str, safe: bool) -> tuple[Finding, ...]:
-    from ..keras_code import judge_code  # noqa: PLC0415
+    from ..keras.code import judge_code  # noqa: PLC0415
 
     return judge_code(document, where=where, safe_mode=safe)
 

@@ -15,7 +15,7 @@ from ..containers.hdf5 import read_hdf5
 from ..containers.zip import Archive, Member, read_archive
 from ..errors import BombError, CkptDoctorError, FormatError, ReadError
 from ..findings import Finding, Severity, container_finding
-from ..keras_config import KerasConfig, parse_json, read_model_config, read_scalars
+from ..keras.config import KerasConfig, parse_json, read_model_config, read_scalars
 from ..sources import ByteSource, FileSource
 from ..tensors import ArrayDecoder, Checksum, TensorInfo, TensorTable
 from .keras_h5 import missing_variables, name_layers, tensor_rows

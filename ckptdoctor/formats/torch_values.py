@@ -14,6 +14,10 @@ from ..tensors import Quantisation
 __all__ = ["Refusal", "Resolver", "Storage", "Value", "storage_dtype"]
 
 
+MAX_WRAPPED = 16
+"""Parameters around tensor subclasses around tensors: real files have three."""
+
+
 class Refusal(Exception):
     """A tensor of the pickle cannot be what it claims; the text says why, the code how to file it."""
 
@@ -114,8 +118,8 @@ class Resolver:
             return None
         if type(call.args) is not tuple:
             raise Refusal("its arguments are no tuple")
-        if id(call) in self._open:
-            raise Refusal("it is a tensor inside itself")
+        if id(call) in self._open or len(self._open) >= MAX_WRAPPED:
+            raise Refusal(f"it is wrapped more than {MAX_WRAPPED} times, or in itself")
         self._open.add(id(call))
         try:
             return rebuild(self, *call.args)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..findings import Severity
+from ..measure.stats import StatsTable, TensorStats
 from ..results import Report, View
-from ..stats import StatsTable, TensorStats
 from ..tensors import TensorInfo
 
 __all__ = ["SORTS", "Row", "chosen_rows", "fold_names", "folded", "row_of", "suspects"]

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 import numpy as np
 
 from ..findings import Finding, Severity
-from ..stats import StatsTable, TensorStats
+from ..measure.stats import StatsTable, TensorStats
 from ..tensors import Array, Role, TensorInfo, TensorTable
 
 __all__ = ["SEARCH_BYTES", "Case", "Context", "Rule", "rule", "threshold"]

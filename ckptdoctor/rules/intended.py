@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..stats import TensorStats
+from ..measure.stats import TensorStats
 from ..tensors import TensorInfo
 from .base import Context
 

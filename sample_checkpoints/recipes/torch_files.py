@@ -137,20 +137,25 @@ def whole_module_own_class(path: Path) -> None:
     save(tiny_net(), path)
 
 
+FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz")
+FLOATS += ("float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
+COMPLEX = ("complex32", "complex64", "complex128")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+def of_every_dtype(values: torch.Tensor) -> State:
+    """The same values in every dtype that a tensor can have."""
+    pairs = torch.complex(values.double(), -values.double())
+    state = {name: values.to(getattr(torch, name)) for name in FLOATS}
+    state |= {name: values.nan_to_num().to(getattr(torch, name)) for name in INTEGERS}
+    state |= {name: pairs.to(getattr(torch, name)) for name in COMPLEX}
+    return state | {"bool": values > 50}
+
+
 @sample("healthy/every-dtype.pt", "One tensor of every dtype: bf16, fp8, complex, bool, integers")
 def every_dtype(path: Path) -> None:
-    values = seeded("every", 4, 6, low=0.01, high=100.0)
-    floats = ["float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz"]
-    floats += ["float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
-    integers = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
-    state = {name: values.to(getattr(torch, name)) for name in floats + integers}
-    state["bool"] = values > 50
-    for name, part in (("complex32", "half"), ("complex64", "float"), ("complex128", "double")):
-        state[name] = torch.complex(values.double(), -values.double()).to(getattr(torch, name))
-        assert state[name].real.dtype == getattr(torch, part)
-    state["scalar"] = torch.tensor(3.5)
-    state["empty"] = torch.empty(0, 4)
-    save(state, path)
+    state = of_every_dtype(seeded("every", 4, 6, low=0.01, high=100.0))
+    save(state | {"scalar": torch.tensor(3.5), "empty": torch.empty(0, 4)}, path)
 
 
 @sample("healthy/quantised.pt", "Quantised weights, one scale for the tensor and one per channel")
@@ -223,6 +228,13 @@ def diverged_weights(path: Path) -> None:
     state["conv1.weight"].fill_(float("nan"))
     state["fc.weight"].view(-1)[::5] = float("nan")
     save(state, path)
+
+
+@sample("sick/nf001-every-dtype.pt", "A NaN in every dtype that has one")
+def nan_in_every_dtype(path: Path) -> None:
+    values = seeded("every", 4, 6, low=0.01, high=100.0)
+    values[2, 1] = float("nan")
+    save(of_every_dtype(values), path)
 
 
 @sample("sick/nf001-ema-model-fine.pth", "A NaN passed through the EMA; the model itself is fine")

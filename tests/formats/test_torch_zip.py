@@ -169,7 +169,20 @@ def test_a_storage_without_tensor_is_surplus(table_of):
     assert codes(table) == ["CK003"]
 
 
+def wrapped(times):
+    """A parameter around a parameter around ... a tensor."""
+    value = tb.tensor(tb.storage("0"), (6,))
+    for _ in range(times):
+        value = tb.call("torch._utils", "_rebuild_parameter", value, True, None)
+    return value
+
+
+def test_a_parameter_of_a_parameter_is_its_tensor(table_of):
+    assert table_of({"w": wrapped(3)}).read("w").tolist() == [1, 2, 3, 4, 5, 6]
+
+
 IMPOSSIBLE = {
+    "wrapped 5,000 times": wrapped(5_000),
     "negative stride": tb.tensor(tb.storage("0"), (2, 3), (-3, 1)),
     "negative size": tb.tensor(tb.storage("0"), (-2, 3), (3, 1)),
     "negative offset": tb.tensor(tb.storage("0"), (2,), (1,), offset=-1),

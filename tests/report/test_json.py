@@ -9,9 +9,9 @@ from hypothesis import given, settings
 
 from ckptdoctor.diagnose import diagnose
 from ckptdoctor.findings import Severity, container_finding
+from ckptdoctor.measure.scan import Measured, measure
 from ckptdoctor.report.json import render
 from ckptdoctor.results import ErrorInfo, Report, View
-from ckptdoctor.scan import Measured, measure
 from ckptdoctor.tensors import TensorTable
 
 INF = float("inf")

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from ckptdoctor.measure.scan import measure
 from ckptdoctor.report.escape import command, display, shorten, unicode_text
 from ckptdoctor.report.rows import SORTS, fold_names, folded
 from ckptdoctor.report.table import render_table
 from ckptdoctor.report.text import human_bytes
-from ckptdoctor.scan import measure
 from ckptdoctor.tensors import TensorTable
 
 

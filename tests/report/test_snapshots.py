@@ -10,9 +10,9 @@ import pytest
 
 from ckptdoctor.diagnose import diagnose
 from ckptdoctor.findings import Severity, container_finding
+from ckptdoctor.measure.scan import Measured, measure
 from ckptdoctor.report import renderer
 from ckptdoctor.results import ErrorInfo, Report, View
-from ckptdoctor.scan import Measured, measure
 from ckptdoctor.tensors import TensorTable
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 
 from ckptdoctor.diagnose import diagnose
+from ckptdoctor.measure.scan import measure
 from ckptdoctor.rules.base import Context
-from ckptdoctor.scan import measure
 from ckptdoctor.tensors import BLOCK_BYTES, TensorTable
 
 INF, NAN = np.inf, np.nan

@@ -11,8 +11,8 @@ import pytest
 import ckptdoctor.rules
 from ckptdoctor.diagnose import diagnose
 from ckptdoctor.findings import CONTAINER_CODES, Severity
+from ckptdoctor.measure.scan import measure
 from ckptdoctor.rules import RULES
-from ckptdoctor.scan import measure
 from ckptdoctor.tensors import TensorTable
 
 SECTIONS = ["What it means", "How it happens", "What the fix does", "When to ignore it"]

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from .errors import FormatError
+from ..errors import FormatError
+from ..tensors import Array
 from .kernels import CHUNK, Kernel, Workspace, kernel_of
-from .scan_plan import BLOCK, GAP, Lane
-from .scan_state import State, Unit
+from .plan import BLOCK, GAP, Lane
+from .state import State, Unit
 from .stats import EMPTY, Ints, Partial
-from .tensors import Array
 from .views import gather
 
 __all__ = ["Worker"]

@@ -10,12 +10,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from ..errors import FormatError
+from ..findings import Finding, Severity, container_finding
+from ..tensors import TensorTable
 from .crc import combine
-from .errors import FormatError
-from .findings import Finding, Severity, container_finding
-from .scan_plan import UNIT, Lane, Plan, mismatch
+from .plan import UNIT, Lane, Plan, mismatch
 from .stats import EMPTY, Columns, Partial, StatsTable
-from .tensors import TensorTable
 
 __all__ = ["Progress", "State", "Unit"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .findings import Finding
-from .scan_plan import plan_pass
-from .scan_state import Progress, State
-from .scan_worker import Worker
+from ..findings import Finding
+from ..tensors import TensorTable
+from .plan import plan_pass
+from .state import Progress, State
 from .stats import StatsTable
-from .tensors import TensorTable
+from .worker import Worker
 
 __all__ = ["Measured", "Progress", "measure"]
 

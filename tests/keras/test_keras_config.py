@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptdoctor.findings import Finding, Severity
-from ckptdoctor.keras_code import judge_code
-from ckptdoctor.keras_config import parse_json, read_model_config, read_scalars
+from ckptdoctor.keras.code import judge_code
+from ckptdoctor.keras.config import parse_json, read_model_config, read_scalars
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 

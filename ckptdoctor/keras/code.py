@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from .findings import Finding, Severity, container_finding
+from ..findings import Finding, Severity, container_finding
 
 __all__ = ["judge_code"]
 

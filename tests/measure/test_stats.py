@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ckptdoctor.dtypes import DTYPES
-from ckptdoctor.kernels import CHUNK, Workspace, kernel_of
-from ckptdoctor.stats import EMPTY, Columns, Partial, StatsTable
+from ckptdoctor.measure.kernels import CHUNK, Workspace, kernel_of
+from ckptdoctor.measure.stats import EMPTY, Columns, Partial, StatsTable
 
 WORK = Workspace()
 FLOATS = [name for name, kind in DTYPES.items() if kind.kind == "float"]

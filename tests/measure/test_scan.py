@@ -8,13 +8,13 @@ import zlib
 import numpy as np
 import pytest
 
-from ckptdoctor import scan
 from ckptdoctor.containers.inflate import InflatingSource
 from ckptdoctor.dtypes import DTYPES
 from ckptdoctor.errors import FormatError, ReadError, TruncatedError
 from ckptdoctor.findings import Severity
-from ckptdoctor.scan import measure
-from ckptdoctor.scan_plan import BLOCK, UNIT, plan_pass
+from ckptdoctor.measure import scan
+from ckptdoctor.measure.plan import BLOCK, UNIT, plan_pass
+from ckptdoctor.measure.scan import measure
 from ckptdoctor.sources import Extent, FileSource, WindowSource
 from ckptdoctor.tensors import Checksum, TensorInfo, TensorTable
 
@@ -475,7 +475,7 @@ def test_deflated_data_that_breaks_off_keeps_what_came_before():
 
 
 def test_progress_counts_every_byte(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptdoctor.scan_state.PROGRESS_SECONDS", -1)
+    monkeypatch.setattr("ckptdoctor.measure.state.PROGRESS_SECONDS", -1)
     path = tmp_path / "m.bin"
     path.write_bytes(bytes(3 * BLOCK))
     seen = []

@@ -5,7 +5,7 @@ import zlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ckptdoctor.crc import combine
+from ckptdoctor.measure.crc import combine
 
 
 @given(st.binary(max_size=2000), st.binary(max_size=2000))

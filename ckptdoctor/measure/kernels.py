@@ -27,9 +27,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .dtypes import DTYPES
+from ..dtypes import DTYPES
+from ..tensors import Array
 from .stats import EMPTY, Columns, Partial
-from .tensors import Array
 
 __all__ = ["CHUNK", "Kernel", "Workspace", "kernel_of"]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .tensors import LayerConfig
+from ..tensors import LayerConfig
 
 __all__ = ["MAX_NESTING", "Flattener", "renamed", "settings_of", "snake_case", "string_of"]
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .findings import Finding, Severity, container_finding
+from ..findings import Finding, Severity, container_finding
+from ..sources import ByteSource
+from ..tensors import Checksum, TensorInfo, TensorTable
 from .kernels import Kernel, kernel_of
-from .scan_sources import FAR, Sources, int64
-from .sources import ByteSource
+from .ranges import FAR, Sources, int64
 from .stats import Ints
-from .tensors import Checksum, TensorInfo, TensorTable
 from .views import Dims, distinct, is_dense, span
 
 __all__ = ["BLOCK", "GAP", "UNIT", "Lane", "Plan", "Spans", "View", "mismatch", "plan_pass"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .sources import ByteSource, Extent, WindowSource
+from ..sources import ByteSource, Extent, WindowSource
 from .stats import Ints
 
 __all__ = ["FAR", "Sources", "int64"]

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .findings import Finding, Severity, container_finding
-from .keras_code import judge_code
-from .keras_layers import MAX_NESTING, Flattener, renamed, settings_of, string_of
-from .tensors import LayerConfig
+from ..findings import Finding, Severity, container_finding
+from ..tensors import LayerConfig
+from .code import judge_code
+from .layers import MAX_NESTING, Flattener, renamed, settings_of, string_of
 
 __all__ = ["KerasConfig", "parse_json", "read_model_config", "read_scalars"]
 

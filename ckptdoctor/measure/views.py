@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .sources import ByteSource
-from .tensors import Array
+from ..sources import ByteSource
+from ..tensors import Array
 
 __all__ = ["Dims", "distinct", "gather", "is_dense", "span"]
 

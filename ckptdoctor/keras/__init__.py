@@ -1,0 +1,1 @@
+"""The configuration that Keras stores beside its weights, read as data."""
