@@ -89,8 +89,6 @@ KERAS_CONVENTIONS: tuple[Convention, ...] = (
 )
 """Rows for the outermost group of a Keras file."""
 
-_ROWS = tuple((re.compile(row.keys, re.IGNORECASE).fullmatch, row.role) for row in CONVENTIONS)
-
 
 def role_of(path: Sequence[str]) -> Role:
     """Role of the tensor at ``path``; ``model`` where nothing says otherwise.
@@ -147,4 +145,6 @@ def keras_role_of(path: Sequence[str]) -> Role:
 
 @functools.lru_cache(maxsize=4096)
 def _known(key: str) -> Role | None:
-    return next((role for match, role in _ROWS if match(key)), None)
+    # compiled when first needed: a flat state dict never gets here, and compiling takes 2 ms
+    rows = (row.role for row in CONVENTIONS if re.fullmatch(row.keys, key, re.IGNORECASE))
+    return next(rows, None)

@@ -5,8 +5,8 @@
 
 Each format runs in a process of its own, so that a hang or a crash is a failed test and not the
 end of the suite.  HDF5 examples cost a child process each where the files are not trusted (0.1 s);
-most of them run the C library in a fork of the warm process instead (0.03 s), where dying is an
-outcome that the real child would have turned into an error.
+most of them run the C library in a fork of the warm process instead (0.03 s).  Damaged files make
+it loop now and then (9 of 15,000), which the child's time limit has to end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from sample_files import READABLE, by_format
 
 EXAMPLES = 200
 EXAMPLES_IN_CHILD = 40
-SECONDS = 20
+SECONDS = 30
+SECONDS_IN_FORK = 4
 MEMORY = 1 << 29
 HDF5 = ("keras-h5", "keras-weights-h5", "keras-zip")
 FORMATS = sorted({row.format for row in READABLE})
@@ -116,11 +117,11 @@ def outcome(path: Path, *, trust_hdf5: bool) -> str:
 
 
 def forked(path: Path) -> str:
-    """`outcome` in a fork of this process, with limits on time and memory."""
+    """`outcome` in a fork of this process; where HDF5 crashes or hangs it, in the real child."""
     pid = os.fork()
     if not pid:
         try:
-            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+            resource.setrlimit(resource.RLIMIT_CPU, (SECONDS_IN_FORK, SECONDS_IN_FORK))
             text = outcome(path, trust_hdf5=True)
         except BaseException:  # noqa: BLE001  a fork must end here whatever happens
             traceback.print_exc()
@@ -129,10 +130,8 @@ def forked(path: Path) -> str:
         os._exit(0 if text == "table" else 2)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number in (signal.SIGXCPU, signal.SIGKILL, signal.SIGALRM):
-            raise AssertionError("took too long")
-        return f"died of {signal.Signals(number).name}"
+        text = outcome(path, trust_hdf5=False)
+        return f"{text} after {signal.Signals(os.WTERMSIG(status)).name}"
     code = os.WEXITSTATUS(status)
     if code == 1:
         raise AssertionError("see above")
@@ -176,7 +175,7 @@ def run(name: str, examples: range, *, fork: bool) -> int:
             rng = random.Random(f"{name} {number}")
             path = make(samples[number % len(samples)], Path(folder), rng)
             start = time.perf_counter()
-            signal.alarm(0 if fork else SECONDS)
+            signal.alarm(SECONDS)
             try:
                 outcomes[forked(path) if fork else outcome(path, trust_hdf5=False)] += 1
             except Exception:  # noqa: BLE001  all of them are to be counted

@@ -234,19 +234,19 @@ def _find_in_zip(
     head: bytes, source: FileSource
 ) -> tuple[LazyAdapter, Archive | None, list[Finding]]:
     from ..containers.zip import read_archive  # noqa: PLC0415  (not for other formats)
-    from . import refused  # noqa: PLC0415
-
     try:
         archive = read_archive(source)
     except FormatError as error:
-        raise refused.mangled(head, source) or error from None
+        raise _mangled(head, source) or error from None
     if any(member.broken for member in archive.members):
-        damage = refused.mangled(head, source)
+        damage = _mangled(head, source)
         if damage is not None:
             raise damage
     claims = [row for row in ADAPTERS if row.holds is not None and row.holds(archive)]
     if not claims:
-        unknown = refused.refused_zip(archive)
+        from .refused import refused_zip  # noqa: PLC0415
+
+        unknown = refused_zip(archive)
         unknown.findings = archive.findings
         raise unknown
     if len(claims) > 1:
@@ -257,6 +257,12 @@ def _find_in_zip(
         ambiguous.findings = archive.findings
         raise ambiguous
     return claims[0], archive, _hidden_hdf5(head, archive)
+
+
+def _mangled(head: bytes, source: FileSource) -> FormatError | None:
+    from .refused import mangled  # noqa: PLC0415  (3 ms that a sound archive need not pay)
+
+    return mangled(head, source)
 
 
 def _hidden_hdf5(head: bytes, archive: Archive) -> list[Finding]:

@@ -65,12 +65,10 @@ def _few_masked(ctx: Context, info: TensorInfo, stats: TensorStats) -> bool:
 
 def _of_head(ctx: Context, info: TensorInfo, stats: TensorStats) -> bool:
     parent = re.split(r"[./]", info.name)[-2:-1]
-    return bool(parent and _HEAD(parent[0])) and _few_masked(ctx, info, stats)
+    return bool(parent and _is(_HEAD, parent[0])) and _few_masked(ctx, info, stats)
 
 
-_HEAD = re.compile(
-    r"(.+_)?(head|classifier|logits?|predictions?|vocab|decoder|readout|fc)", re.IGNORECASE
-).fullmatch
+_HEAD = r"(.+_)?(head|classifier|logits?|predictions?|vocab|decoder|readout|fc)"
 
 
 def _triangle(ctx: Context, info: TensorInfo, stats: TensorStats) -> bool:
@@ -150,13 +148,14 @@ CONVENTIONS: tuple[Convention, ...] = (
     ),
 )  # fmt: skip
 
-_PARAMETER = re.compile(
-    r"(.+_)?(weight|kernel|gamma|beta|running_(mean|var)|moving_(mean|variance)|scale)(_.*)?",
-    re.IGNORECASE,
-).fullmatch
-_ROWS = tuple(
-    (re.compile(c.keys, re.IGNORECASE).fullmatch if c.keys else None, c) for c in CONVENTIONS
+# Patterns are compiled when the first suspect asks: a healthy file never does, and it takes 2 ms.
+_PARAMETER = (
+    r"(.+_)?(weight|kernel|gamma|beta|running_(mean|var)|moving_(mean|variance)|scale)(_.*)?"
 )
+
+
+def _is(pattern: str, word: str) -> bool:
+    return re.fullmatch(pattern, word, re.IGNORECASE) is not None
 
 
 def intended(ctx: Context, info: TensorInfo, stats: TensorStats) -> str:
@@ -167,12 +166,12 @@ def intended(ctx: Context, info: TensorInfo, stats: TensorStats) -> str:
 
 def _intended(ctx: Context, info: TensorInfo, stats: TensorStats) -> str:
     leaf = re.split(r"[./]", re.sub(r"(:\d+|#\d+)+$", "", info.name))[-1]
-    for matches, row in _ROWS:
+    for row in CONVENTIONS:
         if info.role not in row.roles:
             continue
         if (stats.nan and row.values != "any") or (stats.posinf and row.values == "-inf"):
             continue
-        if matches and (not matches(leaf) or _PARAMETER(leaf)):
+        if row.keys and (not _is(row.keys, leaf) or _is(_PARAMETER, leaf)):
             continue
         if row.test is None or row.test(ctx, info, stats):
             return row.what

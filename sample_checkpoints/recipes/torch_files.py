@@ -148,8 +148,8 @@ def of_every_dtype(values: torch.Tensor) -> State:
     pairs = torch.complex(values.double(), -values.double())
     state = {name: values.to(getattr(torch, name)) for name in FLOATS}
     state |= {name: values.nan_to_num().to(getattr(torch, name)) for name in INTEGERS}
-    state |= {name: pairs.to(getattr(torch, name)) for name in COMPLEX}
-    return state | {"bool": values > 50}
+    state["bool"] = values > 50
+    return state | {name: pairs.to(getattr(torch, name)) for name in COMPLEX}
 
 
 @sample("healthy/every-dtype.pt", "One tensor of every dtype: bf16, fp8, complex, bool, integers")
