@@ -90,4 +90,4 @@ def samples(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Speed and memory as ratios; takes minutes and 5 GB of disk, so not by default."""
     session.install("-e", ".", *FRAMEWORKS, *PINNED)
-    session.run("python", "-m", "benchmarks", *session.posargs, env=QUIET)
+    session.run("python", "-m", "benchmarks.speed", *session.posargs, env=QUIET)

@@ -234,6 +234,7 @@ def _find_in_zip(
     head: bytes, source: FileSource
 ) -> tuple[LazyAdapter, Archive | None, list[Finding]]:
     from ..containers.zip import read_archive  # noqa: PLC0415  (not for other formats)
+
     try:
         archive = read_archive(source)
     except FormatError as error:

@@ -58,7 +58,11 @@ class PickleStream:
             return found
 
     def _judge(self, seen: Unpickled) -> None:
-        self.findings += findings_about(seen.globals, seen.computed, self.source.name)
+        for finding in findings_about(seen.globals, seen.computed, self.source.name):
+            if (
+                finding not in self.findings
+            ):  # storages and tensors name the same types over and over
+                self.findings.append(finding)
 
     def int64(self) -> int:
         (value,) = struct.unpack("<q", self.source.pread(self.pos, 8))

@@ -229,7 +229,9 @@ class TorchArchive:
     def _other_pickles(self) -> Iterable[Finding]:
         """Names in pickles that torch.load never looks at, but other tools might."""
         for member in self.archive.members:
-            if member.name in self._read or member.broken or not _may_be_pickle(member):
+            # By identity: of two members of one name, torch reads the first and others the last.
+            read = member.name in self._read and self.archive.get(member.name) is member
+            if read or member.broken or not _may_be_pickle(member):
                 continue
             where = f"{self.path}:{member.name}"
             data = self.archive.read(member, MAX_PICKLE)

@@ -109,7 +109,12 @@ class Context:
         start = 0
         for block in self.table.blocks(info):
             with np.errstate(invalid="ignore"):  # a signalling NaN of ml_dtypes warns
-                mask = wanted(block)
+                if (
+                    block.dtype.fields
+                ):  # complex32: two halves of float16, which NumPy has no type for
+                    mask = wanted(block.view(np.float16).reshape(-1, 2)).any(1)
+                else:
+                    mask = wanted(block)
             at = int(mask.argmax())
             if mask[at]:
                 return tuple(int(i) for i in np.unravel_index(start + at, info.shape or (1,)))
