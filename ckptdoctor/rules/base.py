@@ -108,13 +108,12 @@ class Context:
         """
         start = 0
         for block in self.table.blocks(info):
+            # complex32, for which NumPy has no type, is read as pairs of float16
+            pairs = bool(block.dtype.fields)
             with np.errstate(invalid="ignore"):  # a signalling NaN of ml_dtypes warns
-                if (
-                    block.dtype.fields
-                ):  # complex32: two halves of float16, which NumPy has no type for
-                    mask = wanted(block.view(np.float16).reshape(-1, 2)).any(1)
-                else:
-                    mask = wanted(block)
+                mask: Array = wanted(block.view(np.float16) if pairs else block)
+            if pairs:
+                mask = mask[::2] | mask[1::2]
             at = int(mask.argmax())
             if mask[at]:
                 return tuple(int(i) for i in np.unravel_index(start + at, info.shape or (1,)))
