@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["CONTAINER_CODES", "Finding", "Severity", "container_finding"]
+__all__ = ["CONTAINER_CODES", "Finding", "Severity", "Tally", "container_finding"]
 
 
 class Severity(enum.IntEnum):
@@ -96,3 +96,46 @@ def container_finding(
         measured=measured,
         unsafe=unsafe,
     )
+
+
+class Tally:
+    """Findings as they come in, a few of each kind: a hostile file can hold millions of one.
+
+    Kinds are told apart by code, severity and danger, so that many harmless ones never hide
+    another; what is left out is counted in a finding of the same kind.
+
+    Examples
+    --------
+    >>> tally = Tally("m.pt", shown=2)
+    >>> for name in "abcd":
+    ...     tally.add(container_finding("CK004", Severity.ERROR, f"{name} is cut"))
+    >>> [finding.message for finding in tally.findings()]
+    ['a is cut', 'b is cut', '2 more findings of this kind']
+    """
+
+    def __init__(self, where: str, shown: int = 20) -> None:
+        self._where, self._shown = where, shown
+        self._kept: dict[tuple[str, Severity, bool], list[Finding]] = {}
+        self._left_out: dict[tuple[str, Severity, bool], int] = {}
+
+    def add(self, finding: Finding) -> None:
+        """Take a finding, or count it where there are enough of its kind."""
+        kind = finding.code, finding.severity, finding.unsafe
+        kept = self._kept.setdefault(kind, [])
+        if len(kept) < self._shown:
+            kept.append(finding)
+        else:
+            self._left_out[kind] = self._left_out.get(kind, 0) + 1
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Every kind in the order it was first seen."""
+        found: list[Finding] = []
+        for kind, kept in self._kept.items():
+            found += kept
+            if kind in self._left_out:
+                code, severity, unsafe = kind
+                message = f"{self._left_out[kind]:,} more findings of this kind"
+                found.append(
+                    container_finding(code, severity, message, where=self._where, unsafe=unsafe)
+                )
+        return tuple(found)

@@ -74,20 +74,26 @@ CONVENTIONS: tuple[Convention, ...] = (
 
 KERAS_CONVENTIONS: tuple[Convention, ...] = (
     Convention(
+        "other",
+        r"(.+/)?(seed_generator|random_generator)/.*",
+        "layers/dropout/seed_generator/vars/0",
+        "Keras 3: the random state of a layer",
+    ),
+    Convention(
         "optimizer",
-        r"optimizer|optimizer_weights",
+        r"(optimizer|optimizer_weights)/.*",
         "optimizer_weights/adam/m/dense/kernel",
         "Keras 2 and 3; layer names may be anything, so only the outermost group counts",
     ),
     Convention(
         "training",
-        r"metrics|_?losses|compile_metrics|loss_tracker",
+        r"(metrics|_?losses|compile_metrics|loss_tracker)/.*",
         "metrics/vars/0",
         "Keras 3 .weights.h5",
     ),
     Convention("model", r".*", "model_weights/post_bn/gamma", "everything else"),
 )
-"""Rows for the outermost group of a Keras file."""
+"""Rows for the path of a dataset in a Keras file, matched whole; the first decides."""
 
 
 def role_of(path: Sequence[str]) -> Role:
@@ -134,13 +140,8 @@ def keras_role_of(path: Sequence[str]) -> Role:
     >>> keras_role_of(("optimizer", "vars", "0")), keras_role_of(("loss", "loss", "kernel:0"))
     ('optimizer', 'model')
     """
-    if "seed_generator" in path or "random_generator" in path:
-        return "other"
-    return (
-        next(r.role for r in KERAS_CONVENTIONS if re.fullmatch(r.keys, path[0]))
-        if path
-        else "model"
-    )
+    whole = "/".join(path)
+    return next(row.role for row in KERAS_CONVENTIONS if re.fullmatch(row.keys, whole, re.DOTALL))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,16 +102,13 @@ class FileSource:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ReadError(f"cannot be opened: {reason}", where=self.name) from None
-        self.identity = self._identity()
+        found = os.fstat(self.fd)
+        self.identity = _identity(found)
         self.size = self.identity.size
         self._lock = threading.Lock()
-        if not Path(path).is_file():
+        if not stat.S_ISREG(found.st_mode):
             self.close()
             raise ReadError("is not a regular file", where=self.name)
-
-    def _identity(self) -> Identity:
-        stat = os.fstat(self.fd)
-        return Identity(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
     def check_unchanged(self) -> None:
         """Compare the file with what it was when it was opened.
@@ -118,9 +116,15 @@ class FileSource:
         Raises
         ------
         ChangedError
-            If its size or modification time moved.
+            If its size or modification time moved, or the path names another file by now.
         """
-        if self._identity() != self.identity:
+        try:
+            same = (
+                _identity(os.fstat(self.fd)) == self.identity == _identity(Path(self.name).stat())
+            )
+        except OSError:
+            same = False
+        if not same:
             hint = "run again when nothing writes to it"
             raise ChangedError("changed while it was being read", where=self.name, hint=hint)
 
@@ -176,6 +180,10 @@ class FileSource:
     def __del__(self) -> None:
         if getattr(self, "fd", -1) >= 0:
             self.close()
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 class WindowSource:

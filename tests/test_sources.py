@@ -78,6 +78,17 @@ def test_a_file_that_grows_or_is_touched_is_noticed(file):
         source.check_unchanged()
 
 
+def test_a_file_that_is_replaced_under_its_name_is_noticed(file, tmp_path):
+    source = FileSource(file)
+    (tmp_path / "new").write_bytes(file.read_bytes())
+    (tmp_path / "new").replace(file)
+    with pytest.raises(ChangedError, match="changed while it was being read"):
+        source.check_unchanged()
+    file.unlink()
+    with pytest.raises(ChangedError):
+        source.check_unchanged()
+
+
 def test_a_file_that_shrinks_is_noticed_while_reading(file):
     source = FileSource(file)
     os.truncate(file, 50)

@@ -105,7 +105,7 @@ class Persistent:
 class Unpickled:
     """What one pickle holds.
 
-    ``end`` is the offset behind its STOP; ``globals`` every name it mentions, in order;
+    ``end`` is the offset in the data behind its STOP; ``globals`` every name it mentions, in order;
     ``computed`` the offsets of calls whose callee is itself the result of a call; ``persistents``
     all references to the outside.
     """
@@ -126,10 +126,11 @@ def unpickle(
     where: str,
     *,
     base: int = 0,
+    start: int = 0,
     total: int | None = None,
     persistent_load: Callable[[Any], Any] = Persistent,
 ) -> Unpickled:
-    r"""Interpret the pickle at the start of ``data``.
+    r"""Interpret the pickle at ``start`` of ``data``.
 
     Parameters
     ----------
@@ -139,8 +140,10 @@ def unpickle(
         Name of the file or member for messages.
     base
         Offset of ``data`` in it, for messages.
+    start
+        Offset of the first opcode in ``data``.
     total
-        Bytes that the file has from there when ``data`` is only its beginning.
+        Bytes that the file has from the start of ``data`` when ``data`` is only its beginning.
     persistent_load
         What a persistent id becomes on the stack.
 
@@ -162,7 +165,7 @@ def unpickle(
     'os.system'
     """
     machine = _Machine(data, where, base, len(data) if total is None else total)
-    machine.persistent_load = persistent_load
+    machine.persistent_load, machine.pos = persistent_load, start
     try:
         value = machine.run()
     except FormatError as error:

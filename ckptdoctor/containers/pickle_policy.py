@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ..dtypes import TORCH, TORCH_STORAGES
-from ..findings import Finding, Severity, container_finding
+from ..findings import Finding, Severity, Tally, container_finding
 from .pickle import Global, PickleError, unpickle
 
 __all__ = ["NOTED", "SILENT", "findings_about", "judge", "scan_pickles"]
@@ -391,7 +391,7 @@ def findings_about(
     where
         ``file:member`` of the pickle.
     """
-    found: list[Finding] = []
+    found = Tally(where)
     noted: list[str] = []
     for used in names:
         severity, reason = judge(used)
@@ -399,22 +399,22 @@ def findings_about(
             verb = "calls" if used.called or used.built else "names"
             message = f"the pickle {verb} {_shown(used)} ({reason}): loading it can run code"
             place = f"{where}+{used.offset}"
-            found.append(_ck002(Severity.ERROR, message, place, used.dotted))
+            found.add(_ck002(Severity.ERROR, message, place, used.dotted))
         elif severity is not None:
             noted.append(used.dotted)
     for offset in list(computed)[:1]:
         message = (
             "the pickle calls, or changes, what another call returned: loading it can run code"
         )
-        found.append(_ck002(Severity.ERROR, message, f"{where}+{offset}", "<computed>"))
+        found.add(_ck002(Severity.ERROR, message, f"{where}+{offset}", "<computed>"))
     if noted:
         shown = ", ".join(name[:80] for name in noted[:4])
         more = f" and {len(noted) - 4} more" if len(noted) > 4 else ""
         message = f"loading it needs more than tensors: {shown}{more}"
-        found.append(
+        found.add(
             container_finding("CK002", Severity.NOTE, message, where=where, globals=noted[:100])
         )
-    return tuple(found[:MAX_FINDINGS])
+    return found.findings()
 
 
 def scan_pickles(data: bytes, where: str, base: int = 0) -> tuple[Finding, ...]:
@@ -429,21 +429,24 @@ def scan_pickles(data: bytes, where: str, base: int = 0) -> tuple[Finding, ...]:
     base
         Their offset in it.
     """
-    found: list[Finding] = []
-    for _ in range(16):
+    found, start = Tally(where), 0
+    for _ in range(MAX_PICKLES):
+        if start >= len(data):
+            return found.findings()
         try:
-            seen = unpickle(data, where, base=base)
+            seen = unpickle(data, where, base=base, start=start)
         except PickleError as error:
-            found += findings_about(error.seen.globals, error.seen.computed, where)
-            break
-        found += findings_about(seen.globals, seen.computed, where)
-        data, base = data[seen.end :], base + seen.end
-        if not data:
-            break
-    return tuple(found)
+            seen, start = error.seen, len(data)
+        else:
+            start = seen.end
+        for finding in findings_about(seen.globals, seen.computed, where):
+            found.add(finding)
+    message = f"more than {MAX_PICKLES:,} pickles in a row; the rest was not looked into"
+    found.add(container_finding("CK005", Severity.ERROR, message, where=where, unsafe=True))
+    return found.findings()
 
 
-MAX_FINDINGS: Final = 50
+MAX_PICKLES: Final = 10_000
 
 
 def _ck002(severity: Severity, message: str, where: str, name: str) -> Finding:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any, Final
 
 from ..containers.pickle import Global, Persistent, PickleError, unpickle
@@ -33,15 +32,9 @@ class TorchLegacy:
         return is_tar(head) or looks_like_pickle(head)
 
     def read(self, source: FileSource, options: ReadOptions) -> TensorTable:  # noqa: ARG002
-        collecting = gc.isenabled()
-        gc.disable()  # as in torch_zip: collections find nothing while a pickle is interpreted
-        try:
-            if is_tar(source.pread(0, min(512, source.size))):
-                return read_tar(source)
-            return _read_stream(source)
-        finally:
-            if collecting:
-                gc.enable()
+        if is_tar(source.pread(0, min(512, source.size))):
+            return read_tar(source)
+        return _read_stream(source)
 
 
 def looks_like_pickle(head: bytes) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..containers.pickle import Persistent, PickleError, Unpickled, unpickle
-from ..containers.pickle_policy import findings_about
+from ..containers.pickle_policy import findings_about, scan_pickles
 from ..dtypes import DTYPES
 from ..errors import BombError, FormatError, TruncatedError
 from ..findings import Finding, Severity, container_finding
@@ -115,6 +115,8 @@ class Storages:
                     where=f"{self.source.name}+{stream.pos}",
                 )
             )
+            rest = self.source.pread(stream.pos, min(left, MAX_PICKLE))
+            self.findings += scan_pickles(rest, self.source.name, stream.pos)
 
     def _add(self, key: str, stream: PickleStream) -> None:
         numel = stream.int64()

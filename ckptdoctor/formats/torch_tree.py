@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..containers.pickle import Call, Global, PDict, Persistent, PSet
 from ..dtypes import of_numpy
-from ..findings import Finding, Severity, container_finding
+from ..findings import Finding, Severity, Tally, container_finding
 from ..roles import role_of
 from ..tensors import Array, LayerConfig, Role, TensorInfo
 from .numpy_values import array_of, number_of
@@ -27,7 +27,6 @@ MAX_HASHING: Final = 10_000
 """Elements hashed for one dictionary key; a loader hangs on a key that is a tuple of 2^48."""
 
 MAX_SCALARS: Final = 20_000
-MAX_FINDINGS: Final = 20
 
 
 @dataclass(slots=True)
@@ -38,8 +37,7 @@ class Tree:
     scalars: dict[str, float | int] = field(default_factory=dict)
     layers: dict[str, LayerConfig] = field(default_factory=dict)
     arrays: dict[str, Array] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-    notes: dict[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
 
 
 class TreeReader:
@@ -59,6 +57,7 @@ class TreeReader:
         self.resolver, self.where = resolver, where
         self._budget = FREE_VISITS + size
         self.tree = Tree()
+        self._found = Tally(where)
         self._visits = 0
         self._open: set[int] = set()
         self._gave_up = False
@@ -66,6 +65,7 @@ class TreeReader:
     def read(self, root: Any, prefix: tuple[str, ...] = (), role: Role | None = None) -> Tree:
         """Walk ``root``; ``prefix`` and ``role`` are for parts of a larger whole."""
         self._walk(root, prefix, (), role)
+        self.tree.findings = self._found.findings()
         return self.tree
 
     # path: the name's components; module: those of them that are inside a pickled module, whose
@@ -244,9 +244,6 @@ class TreeReader:
             if value.encoding == "absent":  # a sparse tensor is its parts
                 return
         name = self._name(whole)
-        if value.note:
-            message = f"{name[:120]!r}: {value.note}; it was not measured"
-            self._find("CK005", Severity.WARNING, message, tensor=name)
         storage = value.storage
         self.tree.infos[name] = TensorInfo(
             name=name,
@@ -290,10 +287,7 @@ class TreeReader:
                 return
 
     def _find(self, code: str, severity: Severity, message: str, **more: Any) -> None:
-        if len(self.tree.findings) < MAX_FINDINGS:
-            self.tree.findings.append(
-                container_finding(code, severity, message, where=self.where, **more)
-            )
+        self._found.add(container_finding(code, severity, message, where=self.where, **more))
 
 
 _MODULE_MACHINERY = frozenset(

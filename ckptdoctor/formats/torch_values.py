@@ -53,7 +53,6 @@ class Value(NamedTuple):
     zero_point: int = 0
     axis: int | None = None
     parts: Mapping[str, Any] = MappingProxyType({})
-    note: str = ""
 
     def quantisation(self, name: str) -> Quantisation | None:
         """How the stored integers map to numbers; per-channel values are the rows beside it."""
@@ -200,9 +199,6 @@ def _view(storage: Storage, dtype: str, offset: Any, size: Any, stride: Any, **m
         message = f"it needs bytes {first_byte} to {first_byte + length} of storage"
         message += f" {storage.key!r:.60}, which has {base.length}"
         raise Refusal(message, code="CK004")
-    if elements > 4 * (last + 1) + 4096:  # an expanded view: mostly the same elements again
-        more = {**more, "encoding": "opaque"}
-        more["note"] = f"its {elements:,} elements lie on {last + 1:,} stored ones"
     extent = Extent(base.source, base.offset + first_byte, length)
     return Value(
         dtype=dtype,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -120,20 +119,18 @@ class TorchArchive:
             raise FormatError("the archive has no such member", where=where)
         data = self.archive.read(member, MAX_PICKLE)
         self._read.add(member.name)
-        collecting = gc.isenabled()
-        gc.disable()  # half the time of a large pickle goes into collections that find nothing
         try:
             unpickled = unpickle(data, where)
         except PickleError as error:
             error.findings = (*self.findings, *self._judged(error.seen, where))
             raise
-        finally:
-            if collecting:
-                gc.enable()
         self.findings += self._judged(unpickled, where)
         self._persistents += unpickled.persistents
         if unpickled.end != len(data):
-            self._scan_rest(data[unpickled.end :], where, unpickled.end)
+            rest = data[unpickled.end :]
+            message = f"{len(rest)} bytes follow the end of the pickle; torch never reads them"
+            self.findings.append(container_finding("CK005", Severity.WARNING, message, where=where))
+            self.findings += scan_pickles(rest, where, unpickled.end)
         return unpickled
 
     def _judged(self, seen: Unpickled, where: str) -> tuple[Finding, ...]:
@@ -141,11 +138,6 @@ class TorchArchive:
         if self.own is not None:
             names = tuple(used for used in names if not used.module.startswith(self.own))
         return findings_about(names, seen.computed, where)
-
-    def _scan_rest(self, data: bytes, where: str, base: int) -> None:
-        message = f"{len(data)} bytes follow the end of the pickle; torch never reads them"
-        self.findings.append(container_finding("CK005", Severity.WARNING, message, where=where))
-        self.findings += scan_pickles(data, where, base)
 
     def tree(self, unpickled: Unpickled, name: str, folder: str = "data", **more: Any) -> Tree:
         """Name the tensors of an unpickled object; ``folder`` holds its storages."""
@@ -194,7 +186,7 @@ class TorchArchive:
             path=self.path,
             format=name,
             infos=tree.infos,
-            metadata={"framework": "torch", **tree.notes},
+            metadata={"framework": "torch"},
             scalars=tree.scalars,
             layers=tree.layers,
             findings=(*self.findings, *tree.findings, *more, *extra),

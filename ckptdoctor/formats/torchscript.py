@@ -39,5 +39,5 @@ class TorchScript:
                 unpickled, "constants.pkl", "constants", prefix=("constants",), role="other"
             )
             tree.infos.update(constants.infos)
-            tree.findings.extend(constants.findings)
+            tree.findings += constants.findings
         return torch.table(source, self.name, tree)

@@ -1,16 +1,17 @@
 """What CK002 says about names: default deny, exact allow-list, every row with a reason."""
 
+import pickle
 import sys
 
 import pytest
 
 from ckptdoctor.containers.pickle import Global, unpickle
 from ckptdoctor.containers.pickle_policy import (
-    MAX_FINDINGS,
     NOTED,
     SILENT,
     findings_about,
     judge,
+    scan_pickles,
 )
 from ckptdoctor.findings import Severity
 from ckptdoctor.formats.torch_values import _REBUILDERS
@@ -131,7 +132,20 @@ def test_errors_say_where_and_are_unsafe():
 
 def test_many_errors_are_bounded():
     names = [Global("os", f"f{i}", i) for i in range(1000)]
-    assert len(findings_about(names, [], "f")) == MAX_FINDINGS
+    found = findings_about(names, [], "f")
+    assert len(found) < 50
+    assert found[-1].message == "980 more findings of this kind"
+
+
+def test_code_behind_many_harmless_pickles_is_found():
+    data = pickle.dumps(1) * 500 + b"cos\nsystem\n(S'x'\ntR."
+    (finding,) = scan_pickles(data, "f", base=100)
+    assert (finding.severity, finding.where) == (Severity.ERROR, f"f+{100 + len(data) - 20}")
+
+
+def test_pickles_without_end_are_an_error():
+    found = scan_pickles(b"N." * 10_001, "f")
+    assert [(f.code, f.unsafe) for f in found] == [("CK005", True)]
 
 
 def test_no_name_is_on_two_lists():

@@ -1,6 +1,7 @@
 """torch zip archives: names, roles, views, dtypes, damage; and real torch as the oracle."""
 
 import collections
+import math
 import struct
 import zipfile
 
@@ -12,6 +13,7 @@ from ckptdoctor.errors import CkptDoctorError, FormatError
 from ckptdoctor.findings import Severity
 from ckptdoctor.formats.base import ReadOptions
 from ckptdoctor.formats.torch_zip import TorchZip
+from ckptdoctor.measure.scan import measure
 from ckptdoctor.sources import FileSource
 
 SIX = struct.pack("<6f", 1, 2, 3, 4, 5, 6)
@@ -205,6 +207,49 @@ IMPOSSIBLE = {
 }
 
 
+def quantised(*params):
+    return tb.call(
+        "torch._utils",
+        "_rebuild_qtensor",
+        tb.storage("0"),
+        0,
+        (6,),
+        (1,),
+        tuple(params),
+        False,
+        None,
+    )
+
+
+def sparse(layout, *parts):
+    return tb.call("torch._utils", "_rebuild_sparse_tensor", layout, tuple(parts))
+
+
+COO = tb.name("torch", "sparse_coo")
+INDICES = tb.tensor(tb.storage("0"), (1, 6))
+VALUES = tb.tensor(tb.storage("0"), (6,))
+IMPOSSIBLE |= {
+    "quantiser without parameters": quantised(),
+    "quantiser of two parameters": quantised(tb.name("torch", "per_tensor_affine"), 0.5),
+    "quantiser of an unnamed scheme": quantised("affine", 0.5, 3),
+    "sparse of unknown layout": sparse(tb.item("torch.sparse_odd"), INDICES, VALUES, (6,)),
+    "sparse without values": sparse(COO, INDICES),
+    "sparse whose parts are no tuple": tb.call("torch._utils", "_rebuild_sparse_tensor", COO, 5),
+    "sparse with too few indices": sparse(COO, tb.tensor(tb.storage("0"), (1, 5)), VALUES, (6,)),
+    "sparse with flat indices": sparse(COO, VALUES, VALUES, (6,)),
+    "meta tensor of no dtype": tb.call(
+        "torch._utils",
+        "_rebuild_meta_tensor_no_storage",
+        tb.name("my", "float32"),
+        (6,),
+        (1,),
+        False,
+    ),
+    "size of exactly 2^62": tb.tensor(tb.storage("0"), (1 << 31, 1 << 31), (0, 0)),
+    "65 dimensions": tb.tensor(tb.storage("0"), (1,) * 65),
+}
+
+
 @pytest.mark.parametrize("broken", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
 def test_an_impossible_tensor_is_reported_and_the_rest_read(table_of, broken):
     table = table_of({"good": tb.tensor(tb.storage("0"), (6,)), "bad": broken})
@@ -214,10 +259,30 @@ def test_an_impossible_tensor_is_reported_and_the_rest_read(table_of, broken):
     assert found[0].tensor == "bad"
 
 
-def test_an_expanded_tensor_is_not_measured(table_of):
-    table = table_of({"w": tb.tensor(tb.storage("0"), (1 << 40,), (0,))})
-    assert table["w"].encoding == "opaque"
-    assert codes(table) == ["CK005"]
+def test_64_dimensions_and_almost_2_62_elements_are_allowed(table_of):
+    many = tb.tensor(tb.storage("0"), (1,) * 64)
+    large = tb.tensor(tb.storage("0"), ((1 << 62) - 1,), (0,))
+    assert set(table_of({"many": many, "large": large})) == {"many", "large"}
+
+
+def test_a_typed_storage_around_an_untyped_one_is_looked_through(table_of):
+    typed = tb.call("torch.storage", "TypedStorage", None, tb.storage("0"))
+    assert table_of({"w": tb.tensor(typed, (6,))}).read("w").tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_expanded_tensor_is_measured_without_unfolding_it(table_of):
+    nan = struct.pack("<6f", math.nan, 2, 3, 4, 5, 6)
+    table = table_of({"w": tb.tensor(tb.storage("0"), (1 << 40,), (0,))}, {"0": nan})
+    assert measure(table).stats["w"].nan == 1 << 40
+
+
+def test_many_harmless_findings_hide_none_that_matters(table_of):
+    cut = {f"w{i}": tb.tensor(tb.storage("0"), (7,)) for i in range(40)}
+    bomb = b"}(" + b")" + b"2\x86" * 60 + b"K\x01u"
+    table = table_of({**cut, "missing": tb.tensor(tb.storage("9"), (6,)), "x": bomb})
+    assert {f.code for f in table.findings} == {"CK003", "CK004", "CK005"}
+    assert any(f.unsafe for f in table.findings)
+    assert "20 more findings of this kind" in [f.message for f in table.findings]
 
 
 def test_an_empty_tensor_has_no_bytes(table_of):
