@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptdoctor.containers import pickle as machine
+from ckptdoctor.containers import pickle_machine as machine
 from ckptdoctor.containers.pickle import (
     Call,
     Global,
@@ -69,7 +69,7 @@ def test_bytes_and_sets_of_newer_protocols(protocol):
 
 
 def test_every_opcode_of_the_standard_library_has_a_handler():
-    missing = [o.name for o in pickletools.opcodes if machine._DISPATCH[ord(o.code)] is None]
+    missing = [o.name for o in pickletools.opcodes if machine.DISPATCH[ord(o.code)] is None]
     assert missing == []
 
 

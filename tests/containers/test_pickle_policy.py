@@ -6,9 +6,8 @@ import sys
 import pytest
 
 from ckptdoctor.containers.pickle import Global, unpickle
+from ckptdoctor.containers.pickle_names import NOTED, SILENT
 from ckptdoctor.containers.pickle_policy import (
-    NOTED,
-    SILENT,
     findings_about,
     judge,
     scan_pickles,
