@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from .diagnose import check_codes, diagnose
-from .errors import CkptDoctorError, InternalError
+from .errors import CkptDoctorError, InternalError, UsageError
 from .findings import Finding
 from .formats import open_path
 from .formats.base import ReadOptions
-from .measure.scan import measure
-from .results import ErrorInfo, Purpose, Report, Weights
+from .measure.scan import Progress, measure
+from .results import ErrorInfo, Purpose, Report, Weights, Wishes
 from .tensors import TensorTable
 
-__all__ = ["Progress", "Wishes", "examine", "inspect", "open_checkpoint"]
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and the bytes to read in all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What a caller may choose about an inspection; see `inspect`."""
-
-    purpose: Purpose = "any"
-    weights: Weights = "auto"
-    select: Sequence[str] = ()
-    ignore: Sequence[str] = ()
-    tensors: Sequence[str] = ()
-    trust_hdf5: bool = False
+__all__ = ["Wishes", "examine", "inspect", "open_checkpoint"]
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, trust_hdf5: bool = False) -> TensorTable:
@@ -56,7 +40,10 @@ def open_checkpoint(path: str | os.PathLike[str], *, trust_hdf5: bool = False) -
     CkptDoctorError
         If it cannot be read safely.
     """
-    return open_path(os.fspath(path), ReadOptions(trust_hdf5=trust_hdf5))
+    name = os.fspath(path)
+    if not name:  # Path("") would be the working folder
+        raise UsageError("expected the path of a checkpoint, found an empty one")
+    return open_path(name, ReadOptions(trust_hdf5=trust_hdf5))
 
 
 def inspect(
@@ -87,7 +74,8 @@ def inspect(
     trust_hdf5
         As in `open_checkpoint`.
     progress
-        Called now and then with bytes done and bytes in all.
+        Called now and then with bytes done and bytes in all, from the threads that read and
+        under their lock: it must be quick, and not wait for any of them.
 
     Returns
     -------
@@ -97,7 +85,7 @@ def inspect(
     Raises
     ------
     UsageError
-        If there is no such path, code or tensor.
+        If there is no such path, code, tensor, purpose or weights.
     CkptDoctorError
         If the file cannot be checked; ``error.findings`` holds what was seen before.
     """
@@ -146,15 +134,7 @@ def _inspect(path: str, wishes: Wishes, progress: Progress | None) -> Report:
     with open_checkpoint(path, trust_hdf5=wishes.trust_hdf5) as table:
         try:
             measured = measure(table, progress=progress)
-            found = diagnose(
-                table,
-                measured,
-                purpose=wishes.purpose,
-                weights=wishes.weights,
-                select=wishes.select,
-                ignore=wishes.ignore,
-                tensors=wishes.tensors,
-            )
+            found = diagnose(table, measured, wishes)
             table.check_unchanged()
         except CkptDoctorError as error:
             error.findings = error.findings or table.findings
@@ -166,7 +146,7 @@ def _inspect(path: str, wishes: Wishes, progress: Progress | None) -> Report:
         verdict=found.verdict,
         summary=found.summary,
         findings=found.findings,
-        purpose=wishes.purpose,
+        wishes=wishes,
         relevant=found.relevant,
         table=table,
         stats=measured.stats,
@@ -178,7 +158,7 @@ def _refused(path: str, wishes: Wishes, info: ErrorInfo, seen: Sequence[Finding]
     findings = tuple(sorted(seen, key=lambda f: -f.severity))
     return Report(
         file=path,
-        purpose=wishes.purpose,
+        wishes=wishes,
         findings=findings,
         relevant=(True,) * len(findings),
         error=info,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .dtypes import DTYPES
 from .errors import CkptDoctorError, InternalError, UsageError
 from .findings import CONTAINER_CODES, Finding, Severity
-from .results import Fitness, Part, Purpose, Summary, Verdict, Weights
+from .results import Fitness, Part, Summary, Verdict, Weights, Wishes
 from .rules import RULES, Rule
 from .rules.base import Context
 from .tensors import TensorTable
@@ -28,7 +28,6 @@ __all__ = [
     "check_codes",
     "counts_for",
     "diagnose",
-    "fails",
     "judged_weights",
     "summarise",
     "verdict_of",
@@ -73,6 +72,9 @@ SERVED_EMA: Mapping[str, str] = {
 """Outermost keys under which a framework serves the EMA when it finds one."""
 
 
+_NO_WISHES = Wishes()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
     """Findings of one table, weighed.
@@ -91,12 +93,8 @@ class Diagnosis:
 def diagnose(
     table: TensorTable,
     measured: Measured,
+    wishes: Wishes = _NO_WISHES,
     *,
-    purpose: Purpose = "any",
-    weights: Weights = "auto",
-    select: Sequence[str] = (),
-    ignore: Sequence[str] = (),
-    tensors: Sequence[str] = (),
     rules: Iterable[Rule] | None = None,
 ) -> Diagnosis:
     """Judge a checkpoint by every rule.
@@ -107,15 +105,10 @@ def diagnose(
         The checkpoint; its adapter's findings count as well.
     measured
         Statistics of the same table, and what measuring it found.
-    purpose
-        ``serve`` and ``resume`` weigh only what they use; ``any`` weighs everything.
-    weights
-        Which weights would be served; ``auto`` follows `SERVED_EMA`.
-    select, ignore
-        Codes or their first letters (``NF``); findings of others are left out, but for the
-        ``load`` verdict, which hears every finding: safety has no filter.
-    tensors
-        Patterns with ``*``, ``?`` and ``[]``; findings about other tensors are left out.
+    wishes
+        Weights ``auto`` follow `SERVED_EMA`.  Findings of codes or about tensors that are not
+        wanted are left out, but for the ``load`` verdict, which hears every finding: safety has
+        no filter.
     rules
         Rules with their thresholds; all with defaults where None.
 
@@ -126,9 +119,10 @@ def diagnose(
     InternalError
         If a rule crashes; ``findings`` holds those of the others.
     """
+    select, ignore = wishes.select, wishes.ignore
     check_codes((*select, *ignore))
-    judged = judged_weights(table, weights)
-    chosen = _matching(table, tensors)
+    judged = judged_weights(table, wishes.weights)
+    chosen = _matching(table, wishes.tensors)
     context = Context(table, measured.stats)
     seen = [*table.findings, *measured.findings]
     crash: tuple[Rule, Exception] | None = None
@@ -159,7 +153,7 @@ def diagnose(
     return Diagnosis(
         weights=judged,
         findings=tuple(kept),
-        relevant=tuple(purpose == "any" or counts_for(f, purpose, judged) for f in kept),
+        relevant=tuple(counts_for(f, wishes.purpose, judged) for f in kept),
         verdict=verdict_of(kept, judged, unsafe=any(f.unsafe for f in seen)),
         summary=summarise(table, kept, judged),
         judged=chosen or None,
@@ -193,7 +187,7 @@ def _serves_ema(table: TensorTable) -> bool:
 
 
 def counts_for(finding: Finding, purpose: str, weights: str) -> bool:
-    """Whether a finding bears on ``serve`` or ``resume`` when ``weights`` are served.
+    """Whether a finding bears on ``serve``, ``resume`` or ``any`` when ``weights`` are served.
 
     Examples
     --------
@@ -203,6 +197,8 @@ def counts_for(finding: Finding, purpose: str, weights: str) -> bool:
     (False, True)
     """
     use = USES[finding.role]
+    if purpose == "any":
+        return True
     if purpose == "resume":
         return use.resume
     return use.serve and (finding.role not in ("model", "ema") or finding.role == weights)
@@ -221,11 +217,6 @@ def verdict_of(findings: Iterable[Finding], weights: str, *, unsafe: bool) -> Ve
     return Verdict(
         load="unsafe" if unsafe else "safe", serve=fitness("serve"), resume=fitness("resume")
     )
-
-
-def fails(worst: Severity | None, fail_on: Severity | None) -> bool:
-    """Whether the worst finding that counts is at or above the limit."""
-    return worst is not None and fail_on is not None and worst >= fail_on
 
 
 def summarise(table: TensorTable, findings: Iterable[Finding], weights: str) -> Summary:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from .errors import UsageError
 from .findings import Finding, Severity
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ErrorInfo",
     "Fitness",
+    "Format",
     "Loading",
     "Part",
     "Purpose",
@@ -25,6 +27,7 @@ __all__ = [
     "Verdict",
     "View",
     "Weights",
+    "Wishes",
 ]
 
 Loading = Literal["safe", "unsafe"]
@@ -33,6 +36,46 @@ Purpose = Literal["any", "serve", "resume"]
 Weights = Literal["auto", "model", "ema"]
 Tensors = Literal["none", "suspect", "all"]
 Sort = Literal["file", "name", "size", "nonfinite", "max"]
+Format = Literal["text", "json"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a caller may choose about an inspection; see `ckptdoctor.inspect`.
+
+    Raises
+    ------
+    UsageError
+        If a choice is none of those there are, or a list is a single word.
+
+    Examples
+    --------
+    >>> Wishes(weights="Model")
+    Traceback (most recent call last):
+    ckptdoctor.errors.UsageError: expected weights to be auto, model or ema, found 'Model'
+    """
+
+    purpose: Purpose = "any"
+    weights: Weights = "auto"
+    select: Sequence[str] = ()
+    ignore: Sequence[str] = ()
+    tensors: Sequence[str] = ()
+    trust_hdf5: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("purpose", self.purpose, Purpose)
+        _check_choice("weights", self.weights, Weights)
+        for name in ("select", "ignore", "tensors"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise UsageError(f"expected {name} to be a list, found {value!r:.100}")
+
+
+def _check_choice(name: str, value: object, literal: Any) -> None:
+    known = get_args(literal)
+    if value not in known:
+        listed = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError(f"expected {name} to be {listed}, found {value!r:.100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +146,11 @@ class ErrorInfo:
     hint: str = ""
     bug: bool = False
 
+    @property
+    def usage(self) -> bool:
+        """Whether the file was asked for what it does not have: wrong usage, not a bad file."""
+        return self.type == UsageError.__name__
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -121,10 +169,10 @@ class Report:
         names, shapes and roles stay, values need `ckptdoctor.open_checkpoint`.
     findings
         Errors first; after a refusal, what was seen before giving up.
-    purpose
-        What the findings are weighed for.
+    wishes
+        What was asked for: the purpose the findings are weighed for, the codes left out.
     relevant
-        Of each finding, whether it counts for ``purpose``.
+        Of each finding, whether it counts for that purpose.
     judged
         Names of the tensors that were judged where a pattern chose some; None for all.
     error
@@ -137,7 +185,7 @@ class Report:
     verdict: Verdict | None = None
     summary: Summary | None = None
     findings: tuple[Finding, ...] = ()
-    purpose: Purpose = "any"
+    wishes: Wishes = Wishes()
     relevant: tuple[bool, ...] = ()
     table: TensorTable | None = None
     stats: StatsTable | None = None
@@ -152,6 +200,11 @@ class Report:
         ]
         return max(seen, default=None)
 
+    def fails(self, fail_on: Severity | None) -> bool:
+        """Whether a finding that counts is at or above the limit; None is no limit."""
+        worst = self.worst
+        return worst is not None and fail_on is not None and worst >= fail_on
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
@@ -162,9 +215,9 @@ class View:
     tensors
         Which rows: ``none``, ``suspect``, ``all``; None for the format's own default.
     sort
-        Order of the rows: ``file``, ``name``, ``size``, ``nonfinite``, ``max``.
-    width
-        Columns of the terminal.
+        Order of the rows.
+    width, encoding
+        Columns of the terminal, and what it can print.
     color, quiet
         ANSI colours; only what fails.
     fail_on
@@ -174,6 +227,7 @@ class View:
     tensors: Tensors | None = None
     sort: Sort = "file"
     width: int = 80
+    encoding: str = "utf-8"
     color: bool = False
     quiet: bool = False
     fail_on: Severity | None = Severity.ERROR

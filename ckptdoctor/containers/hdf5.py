@@ -18,13 +18,13 @@ from ..findings import Finding
 from ..sources import ByteSource
 from .hdf5_blocks import CHUNK_BYTES, slabs
 from .hdf5_check import Checker, Dataset
-from .hdf5_process import magic_offset, prestart
+from .hdf5_process import magic_offset
 from .hdf5_readers import Child, Here, Reader
 
 if TYPE_CHECKING:
     from ..tensors import Array, TensorInfo
 
-__all__ = ["Contents", "Dataset", "Hdf5Decoder", "is_hdf5", "prestart", "read_hdf5"]
+__all__ = ["Contents", "Dataset", "Hdf5Decoder", "is_hdf5", "read_hdf5"]
 
 _PIECE = 1 << 18
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from ..containers.hdf5 import Contents, Dataset, is_hdf5, read_hdf5
 from ..findings import Finding, Severity, container_finding
@@ -34,7 +34,11 @@ class KerasH5:
 
     name = "keras-h5"
     spec = "https://keras.io/api/models/model_saving_apis/ (HDF5: https://docs.hdfgroup.org)"
-    summary = "Keras 1, 2 and 3 .h5, .hdf5 and .weights.h5; other HDF5 files by their paths"
+    summary = "Keras 1, 2 and 3 .h5 and .hdf5: whole models, and weights of Keras 1 and 2"
+    names: ClassVar = {
+        "keras-weights-h5": "Keras 3 .weights.h5 (save_weights)",
+        "hdf5": "any other HDF5 file: its datasets by their paths",
+    }
 
     def sniff(self, head: bytes, source: FileSource) -> bool:
         """Whether HDF5's signature is where HDF5 looks for it."""
@@ -70,9 +74,6 @@ def _table(source: FileSource, contents: Contents) -> TensorTable:
     elif format_ == "keras-h5":
         infos = [_with_legacy_layer(info, config.layers) for info in infos]
         findings += tuple(_missing_weights(contents, source))
-    if not infos and not config.layers:
-        message = "holds no dataset at all"
-        findings += (container_finding("CK003", Severity.WARNING, message, where=source.name),)
     metadata = {"layout": layout}
     if format_ != "hdf5":
         backend = str(root.get("backend") or inner.get("backend") or "")[:40]

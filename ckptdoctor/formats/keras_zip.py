@@ -42,33 +42,16 @@ class KerasZip:
     spec = "https://keras.io/guides/serialization_and_saving/"
     summary = "Keras 3 and tf_keras .keras archives, with HDF5 or npz weights"
 
-    def sniff(self, head: bytes, source: FileSource) -> bool:
-        """Whether the file is a zip with Keras' members."""
-        if not head.startswith(b"PK"):
-            return False
-        length = int.from_bytes(head[26:28], "little")
-        if head[30 : 30 + length] == METADATA.encode():
-            return True
-        try:
-            names = {member.name for member in read_archive(source).members}
-        except CkptDoctorError:
-            return False
-        return CONFIG in names and bool(names & {METADATA, WEIGHTS_H5, WEIGHTS_NPZ})
-
-    def read(self, source: FileSource, options: ReadOptions) -> TensorTable:
+    def read_archive(
+        self, archive: Archive, source: FileSource, options: ReadOptions
+    ) -> TensorTable:
         """Read the configuration and the weights inside.
 
         Raises
         ------
         FormatError
-            If the archive has no readable directory, or the weights break their format.
+            If the weights break their format.
         """
-        return self.read_archive(read_archive(source), source, options)
-
-    def read_archive(
-        self, archive: Archive, source: FileSource, options: ReadOptions
-    ) -> TensorTable:
-        """Read a zip whose directory is known already; raises as `read`."""
         read = _Read(archive, source)
         try:
             config = read.config()
@@ -173,9 +156,15 @@ class _Read:
     def hdf5(self, member: Member, config: KerasConfig, *, trust: bool) -> None:
         """Read HDF5 weights."""
         contents = read_hdf5(self._weights(member), trust=trust)
-        infos = name_layers(tensor_rows(contents), contents.attributes, config)
+        try:
+            infos = name_layers(tensor_rows(contents), contents.attributes, config)
+            missing = missing_variables(infos, self.source)
+        except BaseException:
+            if contents.decoder is not None:
+                contents.decoder.close()  # or its process lives on
+            raise
         self.infos, self.decoder = infos, contents.decoder
-        self.findings += [*contents.findings, *missing_variables(infos, self.source)]
+        self.findings += [*contents.findings, *missing]
 
     def npz(self, member: Member, config: KerasConfig) -> None:
         """Read npz weights: an archive in the archive, with checksums of its own."""

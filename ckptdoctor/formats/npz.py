@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..containers.zip import STORED, Archive, Member, read_archive
+from ..containers.zip import STORED, Archive, Member
 from ..errors import CkptDoctorError, FormatError, TruncatedError
 from ..findings import Finding, Severity, container_finding
 from ..roles import keras_role_of, role_of
@@ -42,19 +42,13 @@ class Npz:
     spec = "https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html"
     summary = "NumPy .npz of named arrays (numpy.savez, also compressed)"
 
-    def sniff(self, head: bytes, source: FileSource) -> bool:  # noqa: ARG002
-        return head.startswith(b"PK\3\4")
-
-    def read(self, source: FileSource, options: ReadOptions) -> TensorTable:
-        return self.read_archive(read_archive(source), source, options)
-
     def read_archive(
         self,
         archive: Archive,
         source: FileSource,
         options: ReadOptions,  # noqa: ARG002
     ) -> TensorTable:
-        """Read a zip whose directory is known already.
+        """Find the arrays of a zip whose directory is parsed already.
 
         Raises
         ------

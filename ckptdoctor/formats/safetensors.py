@@ -13,6 +13,7 @@ from ..roles import role_of
 from ..sources import ByteSource, Extent, FileSource
 from ..tensors import Role, TensorInfo, TensorTable
 from .base import ReadOptions
+from .repeated_keys import keep_last
 
 __all__ = ["Safetensors", "looks_like_safetensors", "read_safetensors"]
 
@@ -146,16 +147,7 @@ def _parse(text: str, path: str) -> tuple[dict[str, Any], list[Finding]]:
         return header, []
     findings: list[Finding] = []
     repeated: set[str] = set()
-
-    def keep_last(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs) and len(repeated) < 100:
-            seen: set[str] = set()
-            for key, _ in pairs:
-                (repeated if key in seen else seen).add(key)
-        return found
-
-    header = _load(text, path, keep_last)
+    header = _load(text, path, keep_last(repeated))
     if repeated:
         message = f"the header gives {len(repeated)} keys twice, first {_short(min(repeated))}"
         message += ": loaders disagree which one counts, the last is taken here"

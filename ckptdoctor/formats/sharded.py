@@ -6,19 +6,28 @@ Face cache makes of them: an index is data from elsewhere, and ``../../etc/passw
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from ..errors import BombError, CkptDoctorError, FormatError, TruncatedError, UnsupportedError
+from ..errors import (
+    BombError,
+    CkptDoctorError,
+    FormatError,
+    TruncatedError,
+    UnsupportedError,
+    UsageError,
+)
 from ..findings import Finding, Severity, container_finding
 from ..sources import FileSource
 from ..tensors import Array, Decoder, TensorInfo, TensorTable
 from .base import ReadOptions
+from .repeated_keys import keep_last
 
 __all__ = ["Sharded"]
 
@@ -26,6 +35,9 @@ MAX_INDEX = 1 << 28
 """256 MiB: the index of a model of 100,000 tensors has 10."""
 MAX_SHARDS = 1000
 """Each is an open file; the largest published models have 200."""
+
+_OTHER_FILES = 256
+"""What else a process has open: the caller's files, pipes of children, libraries."""
 
 _BLOB = re.compile(r"(\.\./)+blobs/[0-9a-f]{40,64}")
 _CACHE = re.compile(r".*[/\\]models--[^/\\]+[/\\]blobs[/\\][0-9a-f]{40,64}")
@@ -37,7 +49,10 @@ class Sharded:
 
     name = "safetensors-sharded"
     spec = "https://huggingface.co/docs/huggingface_hub/package_reference/serialization"
-    summary = "sharded safetensors or PyTorch: model.safetensors.index.json, or its folder"
+    summary = "sharded safetensors: model.safetensors.index.json, or its folder"
+    names: ClassVar = {
+        "torch-sharded": "sharded PyTorch: pytorch_model.bin.index.json, or its folder"
+    }
 
     def sniff(self, head: bytes, source: FileSource) -> bool:
         if b'"weight_map"' in head:
@@ -53,6 +68,7 @@ class Sharded:
             If the index is no index, or no shard can be read.
         """
         merged = _Merge(source, _read_index(source))
+        _allow_open_files(len(merged.index.names))
         try:
             for shard in merged.shards():
                 merged.add(shard, options)
@@ -77,21 +93,10 @@ def _read_index(source: FileSource) -> _Index:
         message = f"expected an index of at most {MAX_INDEX:,} bytes, found {source.size:,}"
         raise BombError(message, where=source.name)
     findings: list[Finding] = []
-    repeated: list[str] = []
-
-    def keep_last(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs) and not repeated:
-            seen: set[str] = set()
-            for key, _ in pairs:
-                if key in seen:
-                    repeated.append(key)
-                    break
-                seen.add(key)
-        return found
-
+    repeated: set[str] = set()
+    hook = keep_last(repeated)
     try:
-        index = json.loads(source.pread(0, source.size).decode(), object_pairs_hook=keep_last)
+        index = json.loads(source.pread(0, source.size).decode(), object_pairs_hook=hook)
     except (ValueError, RecursionError) as error:
         message = f"the index is not JSON that can be read: {str(error)[:100]}"
         raise FormatError(message, where=source.name, hint="download it again") from None
@@ -106,7 +111,7 @@ def _read_index(source: FileSource) -> _Index:
             raise FormatError(message, where=source.name)
         names.setdefault(shard, []).append(tensor)
     if repeated:
-        message = f"the index gives keys twice, first {repeated[0]!r:.100}: loaders disagree"
+        message = f"the index gives keys twice, first {min(repeated)!r:.100}: loaders disagree"
         findings.append(container_finding("CK005", Severity.ERROR, message, where=source.name))
     metadata = index.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
@@ -168,12 +173,20 @@ class _Merge:
             self.find("CK006", Severity.ERROR, message, names=outside[:100])
 
     def add(self, shard: str, options: ReadOptions) -> None:
-        """Read one shard; one that cannot be read leaves its tensors missing."""
+        """Read one shard; a damaged one leaves its tensors missing.
+
+        Raises
+        ------
+        CkptDoctorError
+            If the machine will not give its bytes, or they change: that says nothing about it.
+        """
         from . import open_source  # noqa: PLC0415  (which imports this module)
 
         path = os.path.join(self.folder, shard)  # noqa: PTH118
         source = None
         try:
+            if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+                raise FormatError("is not a regular file", where=path)
             source = FileSource(path)
             if source.pread(0, min(64, source.size)).lstrip()[:1] == b"{":
                 message = "expected a shard with tensors, found JSON text"
@@ -182,6 +195,8 @@ class _Merge:
         except CkptDoctorError as error:
             if source is not None:
                 source.close()
+            if not isinstance(error, (FormatError, UsageError)):
+                raise
             self.first_error = self.first_error or error
             self.findings += error.findings
             code = "CK004" if isinstance(error, TruncatedError) else "CK003"
@@ -298,6 +313,25 @@ class _Merge:
         if total != stated:
             message = f"the index states {stated:,} bytes of tensors, the shards hold {total:,}"
             self.find("CK003", Severity.NOTE, message, stated=stated, found=total)
+
+
+def _allow_open_files(shards: int) -> None:
+    """Raise this process' own limit of open files where a set has more shards than it allows.
+
+    It is 1,024 on most Linux systems and 256 on macOS, and any process may raise it up to the
+    limit that the administrator set.
+    """
+    try:
+        import resource  # noqa: PLC0415
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = shards + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # then opening the next one says so
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _is_plain(name: str) -> bool:

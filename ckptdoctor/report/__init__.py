@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import get_args
 
-from ..results import Report, View
+from ..results import Format, Report, View
 
 __all__ = ["FORMATS", "Renderer", "renderer"]
 
 Renderer = Callable[[Iterable[Report], View], Iterator[str]]
 
-FORMATS = ("text", "json")
+FORMATS: tuple[str, ...] = get_args(Format)
 """What ``--format`` and ``--report`` take; each is a module here with a function ``render``."""
 
 

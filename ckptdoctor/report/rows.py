@@ -8,19 +8,30 @@ from dataclasses import dataclass, replace
 
 from ..findings import Severity
 from ..measure.stats import StatsTable, TensorStats
-from ..results import Report, View
+from ..results import Report, Sort, View
 from ..tensors import TensorInfo
 
-__all__ = ["SORTS", "Row", "chosen_rows", "fold_names", "folded", "row_of", "suspects"]
+__all__ = [
+    "SORTS",
+    "Row",
+    "chosen_rows",
+    "fold_names",
+    "folded",
+    "hidden_layer",
+    "row_of",
+    "suspects",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table: a tensor, or ``count`` that differ only in the numbers in their names.
 
-    Numbers are of all of them together; ``mean`` and ``std`` are None for more than one.
+    ``layer`` is empty where the name tells it.  Numbers are of all of them together; ``mean`` and
+    ``std`` are None for more than one.
     """
 
+    layer: str
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -40,7 +51,7 @@ def _magnitude(stats: TensorStats) -> float:
     return max(abs(stats.minimum or 0.0), abs(stats.maximum or 0.0))
 
 
-SORTS: dict[str, Callable[[TensorInfo, TensorStats], object] | None] = {
+SORTS: dict[Sort, Callable[[TensorInfo, TensorStats], object] | None] = {
     "file": None,
     "name": lambda info, _: info.name,
     "size": lambda info, _: -info.size,
@@ -74,20 +85,40 @@ def chosen_rows(report: Report, view: View, default: str) -> Sequence[TensorInfo
     return sorted(infos, key=lambda info: key(info, stats[info.name]))  # type: ignore[arg-type,return-value]
 
 
+def hidden_layer(layer: str, name: str) -> str:
+    """Return the layer's name where the tensor's name does not hold it, else nothing.
+
+    Examples
+    --------
+    >>> hidden_layer("post_bn", "layers/batch_normalization_6/vars/2")
+    'post_bn'
+    >>> hidden_layer("resnet/post_bn", "model_weights/resnet/post_bn/moving_mean")
+    ''
+    """
+    inside = name.startswith(f"{layer}/") or f"/{layer}/" in name or name.startswith(f"{layer}.")
+    return "" if not layer or inside else layer
+
+
 def row_of(info: TensorInfo, s: TensorStats) -> Row:
     """Row of a single tensor."""
     return Row(
+        hidden_layer(info.layer, info.name),
         info.name, info.dtype, info.shape, info.role, 1, s.nan, s.posinf, s.neginf, s.zeros,
         s.minimum, s.maximum, s.mean, s.std,
     )  # fmt: skip
 
 
 def folded(infos: Iterable[TensorInfo], stats: StatsTable) -> list[Row]:
-    """Rows with repeated blocks folded: same dtype, shape, role and name up to its numbers."""
+    """Rows with repeated blocks folded: same dtype, shape, role and name up to its numbers.
+
+    The last component stays: ``vars/2`` and ``vars/3`` of a layer are its mean and its variance.
+    """
     groups: dict[object, list[Row]] = {}
     for info in infos:
-        key = (_NUMBER.sub("#", info.name), info.dtype, info.shape, info.role)
-        groups.setdefault(key, []).append(row_of(info, stats[info.name]))
+        row = row_of(info, stats[info.name])
+        block, _, last = info.name.rpartition("/" if "/" in info.name else ".")
+        words = (_NUMBER.sub("#", block), last, _NUMBER.sub("#", row.layer))
+        groups.setdefault((words, info.dtype, info.shape, info.role), []).append(row)
     return [_merged(group) for group in groups.values()]
 
 
@@ -98,6 +129,7 @@ def _merged(group: list[Row]) -> Row:
     highs = [row.maximum for row in group if row.maximum is not None]
     return replace(
         group[0],
+        layer=fold_names([row.layer for row in group]),
         name=fold_names([row.name for row in group]),
         count=len(group),
         nan=sum(row.nan for row in group),
@@ -123,6 +155,8 @@ def fold_names(names: Sequence[str]) -> str:
     'layer1.{0..2}.bn1.bias'
     >>> fold_names(["block4.w", "block7.w"])
     'block{4,7}.w'
+    >>> fold_names([f"block{n}.w" for n in range(0, 160, 3)])
+    'block{0,3,6,...,159}.w'
     """
     texts = _NUMBER.split(names[0])
     columns = zip(*(_NUMBER.findall(name) for name in names), strict=True)
@@ -141,5 +175,5 @@ def _range(numbers: list[int], first: str) -> str:
             runs.append([n, n])
     parts = [str(a) if a == b else f"{a},{b}" if b == a + 1 else f"{a}..{b}" for a, b in runs]
     if len(parts) > 4:
-        return f"{{{numbers[0]}..{numbers[-1]}}}"
+        parts[3:] = ["...", str(numbers[-1])]
     return "{" + ",".join(parts) + "}"

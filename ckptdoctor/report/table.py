@@ -13,6 +13,9 @@ __all__ = ["LONGEST", "render_table"]
 LONGEST = 50
 """Rows of the overview; what is beyond them is counted in a line of its own."""
 
+_LAYER_WIDTH = 28
+"""Most that the framework's own name for a layer may take."""
+
 _NAME_WIDTH = 36
 """Least width of the name column that is worth more than another column of numbers."""
 
@@ -35,6 +38,7 @@ def _number(value: float | None) -> str:
 
 
 _COLUMNS = (
+    _Column("layer", lambda row: display(row.layer), 1, right=False),
     _Column("tensor", lambda row: row.name, 0, right=False),
     _Column("count", lambda row: _count(row.count) if row.count > 1 else "", 2),
     _Column("dtype", lambda row: row.dtype, 4, right=False),
@@ -44,21 +48,23 @@ _COLUMNS = (
     _Column("+Inf", lambda row: _count(row.posinf), 1),
     _Column("-Inf", lambda row: _count(row.neginf), 1),
     _Column("zeros", lambda row: _count(row.zeros), 7),
-    _Column("min", lambda row: _number(row.minimum), 2),
-    _Column("max", lambda row: _number(row.maximum), 2),
+    _Column("min", lambda row: _number(row.minimum), 3),
+    _Column("max", lambda row: _number(row.maximum), 3),
     _Column("mean", lambda row: _number(row.mean), 6),
     _Column("std", lambda row: _number(row.std), 6),
 )
-_OPTIONAL = ("count", "NaN", "+Inf", "-Inf")
-"""Columns that are left out where they would be empty."""
-
 
 def render_table(rows: Sequence[Row], width: int) -> list[str]:
-    """Lines of a table no wider than ``width`` columns, numbers aligned right."""
+    """Lines of a table no wider than ``width`` columns, numbers aligned right.
+
+    Columns that would be empty are left out; those of one priority go together, ``min`` with
+    ``max``.
+    """
     from tabulate import tabulate  # noqa: PLC0415  (20 ms that a healthy file need not pay)
 
     cells = {column.title: [column.cell(row) for row in rows] for column in _COLUMNS}
-    columns = [c for c in _COLUMNS if c.title not in _OPTIONAL or any(cells[c.title])]
+    columns = [c for c in _COLUMNS if any(cells[c.title])]
+    cells["layer"] = [shorten(name, min(_LAYER_WIDTH, width // 3)) for name in cells["layer"]]
     names = [display(name) for name in cells["tensor"]]
     longest = max(map(len, names), default=0)
     while True:
@@ -66,10 +72,10 @@ def render_table(rows: Sequence[Row], width: int) -> list[str]:
             2 + max(len(c.title), *map(len, cells[c.title])) for c in columns if c.priority
         )
         room = width - others
-        last = max(columns, key=lambda c: c.priority)
-        if room >= min(longest, _NAME_WIDTH) or last.priority <= 1:
+        last = max(c.priority for c in columns)
+        if room >= min(longest, _NAME_WIDTH) or last <= 1:
             break
-        columns.remove(last)
+        columns = [c for c in columns if c.priority < last]
     cells["tensor"] = [shorten(name, max(room, 8)) for name in names]
     # The header is a row like the others: tabulate would pad each column by two for a real one.
     head = [c.title for c in columns]

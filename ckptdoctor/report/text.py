@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 
 from ..findings import Finding, Severity
 from ..results import Report, Summary, View
 from .escape import command, display, shorten
-from .rows import chosen_rows, folded, row_of
+from .rows import chosen_rows, folded, hidden_layer, row_of
 from .table import LONGEST, render_table
 
 __all__ = ["human_bytes", "render"]
@@ -28,11 +29,15 @@ _INDENT = "  "
 
 
 def render(reports: Iterable[Report], view: View) -> Iterator[str]:
-    """Yield the text in pieces, one report after the other, with a count at the end of several."""
+    """Yield the text in pieces, one report after the other, with a count at the end of several.
+
+    A path asked for what it does not have is only counted: that is no news about the file.
+    """
     outcomes: list[str] = []
     shown = False
     for report in reports:
-        lines = list(_quiet(report, view) if view.quiet else _report(report, view))
+        usage = report.error is not None and report.error.usage
+        lines = [] if usage else list((_quiet if view.quiet else _report)(report, view))
         if lines:
             gap = "\n" if shown and not view.quiet else ""
             yield gap + "\n".join(lines) + "\n"
@@ -47,8 +52,7 @@ def render(reports: Iterable[Report], view: View) -> Iterator[str]:
 def _outcome(report: Report, view: View) -> str:
     if report.error is not None:
         return "not checked"
-    failed = report.worst is not None and view.fail_on is not None and report.worst >= view.fail_on
-    return "with findings" if failed else "clean"
+    return "with findings" if report.fails(view.fail_on) else "clean"
 
 
 def _report(report: Report, view: View) -> Iterator[str]:
@@ -73,9 +77,10 @@ def _report(report: Report, view: View) -> Iterator[str]:
 def _refusal(report: Report, view: View) -> Iterator[str]:
     error = report.error
     assert error is not None
-    yield f"{_INDENT}{_paint('could not be checked', _COLORS['error'], view)}: {error.type}"
+    yield _INDENT + _paint("could not be checked", _COLORS["error"], view)
+    kind = f"{error.type}: " if error.bug else ""
     where = f" (at {_place(error.where, report.file)})" if error.where != report.file else ""
-    yield from _wrap(display(error.message) + where, view, _INDENT)
+    yield from _wrap(kind + display(error.message) + where, view, _INDENT)
     if error.hint:
         yield from _wrap(f"Next: {display(error.hint)}", view, _INDENT)
     if report.findings:
@@ -111,19 +116,43 @@ def _parts(summary: Summary) -> str:
 def _verdicts(report: Report, view: View) -> Iterator[str]:
     from ..diagnose import counts_for  # noqa: PLC0415  (it imports the rules; a report needs none)
 
-    verdict = report.verdict
+    verdict, limits = report.verdict, _limits(report)
     assert verdict is not None
+    nothing = "nothing found in what was judged" if limits else "nothing found against it"
     for purpose, word in (("serve", verdict.serve), ("resume", verdict.resume)):
         told = [f for f in report.findings if counts_for(f, purpose, report.weights)]
         errors = sum(f.severity is Severity.ERROR for f in told)
         warnings = sum(f.severity is Severity.WARNING for f in told)
         counts = [_many(n, kind) for n, kind in ((errors, "error"), (warnings, "warning")) if n]
-        reason = " and ".join(counts) or "nothing found against it"
+        reason = " and ".join(counts) or nothing
         judged = f" ({report.weights} weights judged)" if purpose == "serve" else ""
-        yield f"{_INDENT}{purpose:8}{_word(word, view, 9)}{reason}{judged}"
-    unsafe = "loading it the usual way can run code, hang or exhaust memory"
-    reason = unsafe if verdict.load == "unsafe" else "nothing found against it"
-    yield f"{_INDENT}{'load':8}{_word(verdict.load, view, 9)}{reason}"
+        yield from _verdict(purpose, word, reason + judged, view)
+    reason = "nothing found against it"
+    if verdict.load == "unsafe":
+        reason = "loading it the usual way can run code, hang or exhaust memory"
+        if not any(f.unsafe for f in report.findings):
+            reason += "; the finding that says so is left out"
+    yield from _verdict("load", verdict.load, reason, view)
+    if limits:
+        yield from _wrap(f"judged  {limits}", view, _INDENT, " " * 10)
+
+
+def _verdict(purpose: str, word: str, reason: str, view: View) -> Iterator[str]:
+    first, *rest = _wrap(reason, view, " " * 19)
+    yield f"{_INDENT}{purpose:8}{_word(word, view, 9)}{first.strip()}"
+    yield from rest
+
+
+def _limits(report: Report) -> str:
+    """What was left out of the verdicts because the caller asked for less."""
+    wishes, limits = report.wishes, []
+    if report.judged is not None and report.table is not None:
+        limits.append(f"{len(report.judged):,} of {_many(len(report.table), 'tensor')}")
+    if wishes.select:
+        limits.append(f"only {', '.join(wishes.select)}")
+    if wishes.ignore:
+        limits.append(f"left out: {', '.join(wishes.ignore)}")
+    return display("; ".join(limits))
 
 
 def _findings(report: Report, view: View) -> Iterator[str]:
@@ -132,37 +161,73 @@ def _findings(report: Report, view: View) -> Iterator[str]:
     hidden = notes[_NOTES_SHOWN:] if len(notes) > _NOTES_SHOWN + 1 else []
     for group in groups:
         if group not in hidden:
-            yield from _group(group, report.file, view)
+            yield from _group(group, report, view)
     if hidden:
         yield f"{_INDENT}{_word('note', view, 9)}{sum(map(len, hidden))} more notes: --format json"
 
 
 def _grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
-    """Put findings of the same kind together; those about the file stay single."""
+    """Put findings of the same kind together: about the file, those that say the same of it."""
     groups: dict[object, list[Finding]] = {}
-    for at, f in enumerate(findings):
-        key = (f.code, f.severity, f.role) if f.tensor and f.role != "container" else at
+    for f in findings:
+        same = _VARIABLE.sub("#", f.message) if f.role == "container" else ""
+        key = (f.code, f.severity, f.role, f.unsafe, bool(f.tensor), same)
         groups.setdefault(key, []).append(f)
     return list(groups.values())
 
 
-def _group(group: list[Finding], file: str, view: View) -> Iterator[str]:
-    first = group[0]
-    label = f"{first.code} {first.name}"
-    if len(group) == 1:
-        text = f"{_tensor(first)}: {_message(first)}" if first.tensor else _message(first)
-        if first.where and first.where != file and first.where not in first.message:
-            text += f" (at {_place(first.where, file)})"
+_VARIABLE = re.compile(r"'[^']*'|0x[0-9a-f]+|[0-9][0-9,]*")
+"""What differs between messages that say the same: quoted names, numbers."""
+
+
+def _group(group: list[Finding], report: Report, view: View) -> Iterator[str]:
+    from ..diagnose import counts_for  # noqa: PLC0415  (as above)
+
+    first, purpose = group[0], report.wishes.purpose
+    if first.role == "container":
+        text = _said(first) + _at(first, report.file) + _others(group, report.file)
+    elif len(group) == 1:
+        text = _said(first)
     else:
-        named = [f"{_tensor(f)} ({_message(f)})" for f in group[:_NAMES_SHOWN]]
-        more = len(group) - len(named)
-        tail = f" and {more:,} more" if more else ""
-        text = f"{len(group):,} {first.role} tensors: {', '.join(named)}{tail}"
+        more = len(group) - _NAMES_SHOWN
+        tail = f"; and {more:,} more" if more > 0 else ""
+        named = "; ".join(map(_said, group[:_NAMES_SHOWN]))
+        text = f"{len(group):,} {first.role} tensors: {named}{tail}"
+    counts = counts_for(first, purpose, report.weights)
+    aside = "" if counts else f" (does not count for {purpose})"
+    lines = _wrap(f"{first.code} {first.name}{aside}: {text}", view, " " * 11)
     severity = first.severity.name.lower()
-    indent = " " * 11
-    lines = _wrap(f"{label}: {text}", view, indent)
-    yield f"{_INDENT}{_word(severity, view, 9)}{lines[0].strip()}"
+    word = _word(severity, view, 9) if counts else f"{severity:9}"
+    yield f"{_INDENT}{word}{lines[0].strip()}"
     yield from lines[1:]
+
+
+def _at(finding: Finding, file: str) -> str:
+    where = finding.where
+    if not where or where == file or where in finding.message:
+        return ""
+    return f" (at {_place(where, file)})"
+
+
+def _others(group: list[Finding], file: str) -> str:
+    """Where else the same was found, as far as a line or two can tell."""
+    if len(group) == 1:
+        return ""
+    places = [_tensor(f) if f.tensor else _place(f.where, file) for f in group[1:]]
+    shown = list(dict.fromkeys(places))[:_NAMES_SHOWN] if len(set(places)) == len(places) else []
+    more = len(places) - len(shown)
+    listed = [*shown, f"{more:,} more"] if more else shown
+    return f"; the same of {', '.join(listed)}"
+
+
+def _said(finding: Finding) -> str:
+    """Name and message, the name once; a layer by the name that its framework gives it."""
+    message = _message(finding)
+    if not finding.tensor or repr(finding.tensor) in finding.message:
+        return message
+    layer = hidden_layer(finding.layer, finding.tensor)
+    name = f"{shorten(display(layer), _NAME_LIMIT)} ({_tensor(finding)})" if layer else ""
+    return f"{name or _tensor(finding)}: {message}"
 
 
 def _place(where: str, file: str) -> str:
@@ -209,7 +274,8 @@ def _next(report: Report, view: View) -> Iterator[str]:
     if view.tensors == "all" or not report.summary.tensors:
         return
     yield ""
-    yield f"{_INDENT}Every tensor: {command('ckptdoctor', 'inspect', report.file)} --tensors all"
+    again = command("ckptdoctor", "inspect", file=report.file, encoding=view.encoding)
+    yield f"{_INDENT}Every tensor: {again} --tensors all"
 
 
 def _quiet(report: Report, view: View) -> Iterator[str]:
@@ -223,18 +289,19 @@ def _quiet(report: Report, view: View) -> Iterator[str]:
     counting = [f for f, counts in zip(report.findings, report.relevant, strict=True) if counts]
     for group in _grouped(f for f in counting if f.severity >= view.fail_on):
         first = group[0]
-        tensor = f"{_tensor(first)}: " if first.tensor else ""
-        more = f" (and {_many(len(group) - 1, 'more tensor')})" if len(group) > 1 else ""
+        rest = len(group) - 1
+        amount = _many(rest, "more tensor") if first.tensor else f"{rest:,} more like it"
+        more = f" (and {amount})" if rest > 1 else ""
         severity = _word(first.severity.name.lower(), view)
-        yield f"{file}: {severity} {first.code} {first.name}: {tensor}{_message(first)}{more}"
+        yield f"{file}: {severity} {first.code} {first.name}: {_said(first)}{more}"
 
 
-def _wrap(text: str, view: View, indent: str) -> list[str]:
+def _wrap(text: str, view: View, indent: str, hanging: str = "") -> list[str]:
     return textwrap.wrap(
         text,
         max(view.width, 40),
         initial_indent=indent,
-        subsequent_indent=indent,
+        subsequent_indent=hanging or indent,
         break_on_hyphens=False,
     ) or [""]
 

@@ -73,6 +73,8 @@ _HEAD = r"(.+_)?(head|classifier|logits?|predictions?|vocab|decoder|readout|fc)"
 
 def _triangle(ctx: Context, info: TensorInfo, stats: TensorStats) -> bool:
     """-Inf on one side of the diagonal of every square matrix, and nowhere else."""
+    if info.kind.kind == "complex":  # a mask adds to scores, which are real
+        return False
     n = info.shape[-1] if len(info.shape) >= 2 else 0
     if n < 2 or info.shape[-2] != n or stats.neginf != stats.count // (n * n) * (n * (n - 1) // 2):
         return False
