@@ -7,9 +7,20 @@ import sys
 
 __all__ = ["main"]
 
+_INTERRUPTED = 130
+
 
 def main() -> int:
     """Run the command line with this process's arguments; returns the exit code."""
+    try:
+        return _main()
+    except KeyboardInterrupt:  # while the imports were under way
+        if sys.stderr is not None:
+            sys.stderr.write("ckptdoctor: interrupted\n")
+        return _INTERRUPTED
+
+
+def _main() -> int:
     # Before NumPy is imported: a pool of threads that nobody uses takes half of its start-up.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = sys.argv[1:]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from ..containers.pickle import Persistent, PickleError, Unpickled, unpickle
 from ..containers.pickle_policy import findings_about, scan_pickles
-from ..containers.zip import STORED, Archive, Member, read_archive
+from ..containers.zip import STORED, Archive, Member
 from ..dtypes import DTYPES
 from ..errors import FormatError
 from ..findings import Finding, Severity, container_finding
@@ -16,8 +16,9 @@ from ..tensors import ArrayDecoder, Checksum, TensorTable
 from .base import ReadOptions
 from .torch_tree import Tree, TreeReader
 from .torch_values import Refusal, Resolver, Storage, storage_dtype
+from .zip_kinds import find_top
 
-__all__ = ["MAX_PICKLE", "TorchArchive", "TorchZip", "find_top"]
+__all__ = ["MAX_PICKLE", "TorchArchive", "TorchZip"]
 
 MAX_PICKLE: Final = 1 << 29
 """512 MiB: a pickle of references to a million tensors has 200; it is held in memory."""
@@ -32,12 +33,6 @@ class TorchZip:
     spec = "https://docs.pytorch.org/docs/stable/notes/serialization.html"
     summary = "PyTorch .pt .pth .bin .ckpt (torch.save since 1.6), Lightning, Hugging Face"
 
-    def sniff(self, head: bytes, source: FileSource) -> bool:  # noqa: ARG002
-        return head.startswith(b"PK\3\4")
-
-    def read(self, source: FileSource, options: ReadOptions) -> TensorTable:
-        return self.read_archive(read_archive(source), source, options)
-
     def read_archive(
         self,
         archive: Archive,
@@ -49,15 +44,6 @@ class TorchZip:
         unpickled = torch.unpickle("data.pkl")
         tree = torch.tree(unpickled, "data.pkl")
         return torch.table(source, self.name, tree, _advice_about_top(torch))
-
-
-def find_top(archive: Archive) -> str | None:
-    """Folder of the archive that holds ``data.pkl``, with its slash; None without one."""
-    for member in archive.members:
-        folder, slash, name = member.name.rpartition("/")
-        if name == "data.pkl" and "/" not in folder and not folder.startswith("__MACOSX"):
-            return folder + slash
-    return None
 
 
 def _advice_about_top(torch: TorchArchive) -> list[Finding]:

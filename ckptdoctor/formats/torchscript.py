@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..containers.zip import Archive, read_archive
+from ..containers.zip import Archive
 from ..sources import FileSource
 from ..tensors import TensorTable
 from .base import ReadOptions
@@ -17,12 +17,6 @@ class TorchScript:
     name = "torchscript"
     spec = "https://github.com/pytorch/pytorch/blob/main/torch/csrc/jit/docs/serialization.md"
     summary = "TorchScript .pt (torch.jit.save): parameters, buffers and constants"
-
-    def sniff(self, head: bytes, source: FileSource) -> bool:  # noqa: ARG002
-        return head.startswith(b"PK\3\4")
-
-    def read(self, source: FileSource, options: ReadOptions) -> TensorTable:
-        return self.read_archive(read_archive(source), source, options)
 
     def read_archive(
         self,

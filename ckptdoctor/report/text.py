@@ -291,7 +291,7 @@ def _quiet(report: Report, view: View) -> Iterator[str]:
         first = group[0]
         rest = len(group) - 1
         amount = _many(rest, "more tensor") if first.tensor else f"{rest:,} more like it"
-        more = f" (and {amount})" if rest > 1 else ""
+        more = f" (and {amount})" if rest else ""
         severity = _word(first.severity.name.lower(), view)
         yield f"{file}: {severity} {first.code} {first.name}: {_said(first)}{more}"
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch_bytes as tb
 
+from ckptdoctor.containers.zip import read_archive
 from ckptdoctor.errors import CkptDoctorError, FormatError
 from ckptdoctor.findings import Severity
 from ckptdoctor.formats.base import ReadOptions
@@ -20,7 +21,8 @@ SIX = struct.pack("<6f", 1, 2, 3, 4, 5, 6)
 
 
 def read(path):
-    return TorchZip().read(FileSource(path), ReadOptions())
+    source = FileSource(path)
+    return TorchZip().read_archive(read_archive(source), source, ReadOptions())
 
 
 @pytest.fixture

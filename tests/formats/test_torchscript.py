@@ -5,6 +5,7 @@ import struct
 import pytest
 import torch_bytes as tb
 
+from ckptdoctor.containers.zip import read_archive
 from ckptdoctor.findings import Severity
 from ckptdoctor.formats.base import ReadOptions
 from ckptdoctor.formats.torchscript import TorchScript
@@ -14,7 +15,8 @@ SIX = struct.pack("<6f", 1, 2, 3, 4, 5, 6)
 
 
 def read(path):
-    return TorchScript().read(FileSource(path), ReadOptions())
+    source = FileSource(path)
+    return TorchScript().read_archive(read_archive(source), source, ReadOptions())
 
 
 def script_object(module, cls, state):
