@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,8 +14,17 @@ from ._version import __version__
 from .errors import CkptDoctorError, UsageError
 from .findings import Severity
 from .report import FORMATS, renderer
-from .results import Purpose, Sort, Tensors, View, Weights
-from .terminal import Progress, colored, put, say, width_of
+from .results import Format, Purpose, Sort, Tensors, View, Weights, Wishes
+from .terminal import (
+    OutputError,
+    ProgressLine,
+    colored,
+    is_terminal,
+    put,
+    say,
+    unwritable,
+    width_of,
+)
 
 if TYPE_CHECKING:
     from .results import Report
@@ -36,7 +45,8 @@ Examples:
 
 \b
 Exit codes:
-  0 clean, 1 findings, 2 wrong usage, 3 could not be checked, 130 interrupted"""
+  0 clean, 1 findings, 2 wrong usage, 3 could not be checked, 130 interrupted
+  Of several files the highest counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +54,12 @@ class _Inspection:
     """What ``inspect`` was asked to do."""
 
     paths: list[str]
-    purpose: Purpose
-    weights: Weights
-    select: tuple[str, ...]
-    ignore: tuple[str, ...]
-    globs: tuple[str, ...]
+    wishes: Wishes
     tensors: Tensors | None
     sort: Sort
     fail_on: Severity | None
     format: str
     reports: list[tuple[str, str]]
-    trust_hdf5: bool
     debug: bool
     quiet: bool
     color: str
@@ -126,7 +131,7 @@ def _inspect(
     tensors: Annotated[Tensors | None, _TENSORS] = None,
     sort: Annotated[Sort, _SORT] = "file",
     fail_on: Annotated[Literal["error", "warning", "never"], _FAIL_ON] = "error",
-    format: Annotated[Literal["text", "json"], _FORMAT] = "text",
+    format: Annotated[Format, _FORMAT] = "text",
     report: Annotated[list[str] | None, _REPORT] = None,
     trust_hdf5: Annotated[bool, _TRUST] = False,
     quiet: Annotated[bool, _QUIET] = False,
@@ -134,19 +139,22 @@ def _inspect(
     debug: Annotated[bool, _DEBUG] = False,
 ) -> _Inspection:
     """Measure every tensor and say what is wrong."""
-    return _Inspection(
-        paths=paths,
+    wishes = Wishes(
         purpose=purpose,
         weights=weights,
         select=_codes(select),
         ignore=_codes(ignore),
-        globs=tuple(tensor or ()),
+        tensors=tuple(tensor or ()),
+        trust_hdf5=trust_hdf5,
+    )
+    return _Inspection(
+        paths=paths,
+        wishes=wishes,
         tensors=tensors,
         sort=sort,
         fail_on=None if fail_on == "never" else Severity[fail_on.upper()],
         format=format,
         reports=[_destination(text) for text in report or ()],
-        trust_hdf5=trust_hdf5,
         debug=debug,
         quiet=quiet,
         color=color,
@@ -155,7 +163,7 @@ def _inspect(
 
 @app.command("formats")
 def _formats(
-    format: Annotated[Literal["text", "json"], _FORMAT] = "text",
+    format: Annotated[Format, _FORMAT] = "text",
 ) -> _ListFormats:
     """List the formats that can be read."""
     return _ListFormats(format)
@@ -176,7 +184,7 @@ def _destination(text: str) -> tuple[str, str]:
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code; only with ``--debug`` can it raise."""
     try:
-        wish = app(arguments, prog_name="ckptdoctor", standalone_mode=False)
+        wish = _parse(arguments)
         if isinstance(wish, _Inspection):
             return _run_inspection(wish)
         if isinstance(wish, _ListFormats):
@@ -188,12 +196,22 @@ def run(arguments: list[str]) -> int:
     except UsageError as error:
         say(str(error))
         return EXIT_USAGE
+    except OutputError as error:
+        say(f"standard output could not be written: {error}")
+        return EXIT_UNCHECKED
     except _MISUSE as error:
         return _misused(error)
     except Exception as error:
         if "--debug" in arguments:
             raise
         return _unexpected(error)
+
+
+def _parse(arguments: list[str]) -> Any:
+    try:
+        return app(arguments, prog_name="ckptdoctor", standalone_mode=False)
+    except OSError as error:  # nothing is opened yet: the help could not be printed
+        raise unwritable(sys.stdout, error) from None
 
 
 # From 0.26 on typer brings its own click; its exceptions lead to whichever is in use.
@@ -227,27 +245,28 @@ _BUG = f"a bug in ckptdoctor {__version__}: please report this line (--debug sho
 def _run_inspection(wish: _Inspection) -> int:
     from .diagnose import check_codes  # noqa: PLC0415  (NumPy: --help does without)
 
-    check_codes((*wish.select, *wish.ignore))
+    check_codes((*wish.wishes.select, *wish.wishes.ignore))
     _check_paths(wish)
     run = _Run(wish)
-    reports: Iterable[Report] = run.reports()
-    if wish.reports:
-        reports = list(reports)
-    _emit(wish.format, reports, _view(wish, sys.stdout), sys.stdout)
+    if not wish.reports:
+        _emit(wish, run.reports())
+        return run.code
+    reports = list(run.reports())
+    _emit(wish, reports)
     for kind, file in wish.reports:
-        if not _write_report(kind, file, reports, wish):
-            run.code = EXIT_UNCHECKED
+        run.code = max(run.code, _write_report(kind, file, reports, wish))
     return run.code
 
 
 def _check_paths(wish: _Inspection) -> None:
     for path in wish.paths:
-        if not _exists(Path(path)):
-            raise UsageError("no such file or folder", where=path)
-    for _, file in wish.reports:
-        target = Path(file)
-        if _exists(target) and any(target.samefile(path) for path in wish.paths):
-            raise UsageError("--report would overwrite the checkpoint", where=file)
+        if not path or not _exists(Path(path)):
+            raise UsageError("no such file or folder", where=path or "''")
+    if wish.reports:
+        from .report.files import check_target  # noqa: PLC0415  (tempfile costs 5 ms)
+
+        for _, file in wish.reports:
+            check_target(file, wish.paths)
 
 
 def _exists(path: Path) -> bool:
@@ -258,72 +277,75 @@ def _exists(path: Path) -> bool:
 
 
 class _Run:
-    """Inspects path after path and keeps the worst exit code: 3 before 1."""
+    """Inspects path after path and keeps the worst exit code: 3, then 2, then 1."""
 
     def __init__(self, wish: _Inspection) -> None:
         self.wish = wish
         self.code = EXIT_CLEAN
-        self.progress = Progress(sys.stderr, enabled=not wish.quiet and sys.stderr.isatty())
+        seen = not wish.quiet and is_terminal(sys.stderr)
+        self.progress = ProgressLine(sys.stderr, enabled=seen)
 
     def reports(self) -> Iterator[Report]:
-        from .api import Wishes, examine  # noqa: PLC0415
+        from .api import examine  # noqa: PLC0415
 
         wish = self.wish
-        wishes = Wishes(
-            purpose=wish.purpose,
-            weights=wish.weights,
-            select=wish.select,
-            ignore=wish.ignore,
-            tensors=wish.globs,
-            trust_hdf5=wish.trust_hdf5,
-        )
         for path in wish.paths:
             self.progress.start(path)
             try:
-                report = examine(path, wishes, self.progress, debug=wish.debug)
+                report = examine(path, wish.wishes, self.progress, debug=wish.debug)
             finally:
                 self.progress.clear()
             self.weigh(report)
             yield report
 
     def weigh(self, report: Report) -> None:
-        from .diagnose import fails  # noqa: PLC0415
-
-        if report.error is not None:
+        error = report.error
+        if error is not None and error.usage:
+            self.code = max(self.code, EXIT_USAGE)
+            say(str(UsageError(error.message, where=error.where, hint=error.hint)))
+        elif error is not None:
             self.code = EXIT_UNCHECKED
-            if report.error.bug:
-                error = report.error
+            if error.bug:
                 say(f"{report.file}: {error.type} at {error.where}: {error.message}; {_BUG}")
-        elif fails(report.worst, self.wish.fail_on):
+        elif report.fails(self.wish.fail_on):
             self.code = max(self.code, EXIT_FINDINGS)
 
 
-def _view(wish: _Inspection, stream: TextIO | None) -> View:
+def _view(wish: _Inspection, width: int, *, color: bool = False, encoding: str = "utf-8") -> View:
     return View(
         tensors=wish.tensors,
         sort=wish.sort,
-        width=width_of(stream) if stream else _REPORT_WIDTH,
-        color=stream is not None and colored(wish.color, stream),
+        width=width,
+        encoding=encoding,
+        color=color,
         quiet=wish.quiet,
         fail_on=wish.fail_on,
     )
 
 
-def _emit(kind: str, reports: Iterable[Report], view: View, stream: TextIO) -> None:
+def _emit(wish: _Inspection, reports: Iterable[Report]) -> None:
+    stream = sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    view = _view(wish, width_of(stream), color=colored(wish.color, stream), encoding=encoding)
     listening = True
-    for piece in renderer(kind)(reports, view):
+    for piece in renderer(wish.format)(reports, view):
         # When nobody reads on, the exit code still is that of all files.
         listening = listening and put(stream, piece)
 
 
-def _write_report(kind: str, file: str, reports: Iterable[Report], wish: _Inspection) -> bool:
+def _write_report(kind: str, file: str, reports: Iterable[Report], wish: _Inspection) -> int:
+    from .report.files import guard_inputs, write  # noqa: PLC0415
+
     try:
-        with Path(file).open("w", encoding="utf-8", errors="backslashreplace") as stream:
-            _emit(kind, reports, _view(wish, None), stream)
+        guard_inputs(file, reports)
+        write(file, renderer(kind)(reports, _view(wish, _REPORT_WIDTH)))
+    except UsageError as error:
+        say(str(error))
+        return EXIT_USAGE
     except OSError as error:
         say(f"{file}: the report could not be written: {error.strerror}")
-        return False
-    return True
+        return EXIT_UNCHECKED
+    return EXIT_CLEAN
 
 
 def _run_formats(wish: _ListFormats) -> int:

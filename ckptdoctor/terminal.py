@@ -10,7 +10,16 @@ from typing import TextIO
 
 from .report.escape import columns, display, shorten
 
-__all__ = ["OutputError", "ProgressLine", "colored", "is_terminal", "put", "say", "width_of"]
+__all__ = [
+    "OutputError",
+    "ProgressLine",
+    "colored",
+    "is_terminal",
+    "put",
+    "say",
+    "unwritable",
+    "width_of",
+]
 
 _QUIET_SECONDS = 1.0
 _STEP_SECONDS = 0.1
@@ -30,14 +39,14 @@ class ProgressLine:
     By hand, in 30 lines: the bars of click and rich cost more to import than a file to read.
     """
 
-    def __init__(self, stream: TextIO, *, enabled: bool) -> None:
+    def __init__(self, stream: TextIO | None, *, enabled: bool) -> None:
         self.stream = stream
         self.enabled = enabled
         self.start("")
 
     def start(self, name: str) -> None:
         """Begin with the next file."""
-        self.name = shorten(display(name), _NAME_WIDTH)
+        self.name = shorten(_encodable(display(name), self.stream), _NAME_WIDTH)
         self.next = time.monotonic() + _QUIET_SECONDS
         self.shown = 0
 
@@ -61,7 +70,9 @@ class ProgressLine:
         room, name = width - 1 - len(end) - 2, self.name
         while columns(name) > max(room, 0):
             name = shorten(name, len(name) - 1)
-        return f"{name}  {end}" if name else end[-max(width - 1, 0) :]
+        if name:
+            return f"{name}  {end}"
+        return end[1 - width :] if width > 1 else ""
 
     def clear(self) -> None:
         """Wipe the line, if there is one."""
@@ -114,25 +125,35 @@ def put(stream: TextIO | None, text: str) -> bool:
     """
     if stream is None:
         raise OutputError("it is closed")
-    encoding = stream.encoding or "utf-8"
-    if not text.isascii():
-        text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
-        stream.write(text)
+        stream.write(_encodable(text, stream))
         stream.flush()
     except BrokenPipeError:
         _silence(stream)
         return False
     except OSError as error:
-        _silence(stream)
-        raise OutputError(error.strerror or str(error)) from None
+        raise unwritable(stream, error) from None
     return True
+
+
+def unwritable(stream: TextIO, error: OSError) -> OutputError:
+    """Give up on a stream; returns the error that says so."""
+    _silence(stream)
+    return OutputError(error.strerror or str(error))
+
+
+def _encodable(text: str, stream: TextIO | None) -> str:
+    if text.isascii() or stream is None:
+        return text
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _silence(stream: TextIO) -> None:
     """Point a stream at nothing, so that the flush at exit does not complain either."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
+    with contextlib.suppress(OSError):  # a stream in memory has no descriptor
+        os.dup2(null, stream.fileno())
     os.close(null)
 
 

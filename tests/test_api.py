@@ -90,6 +90,28 @@ def test_wishes_are_heard(file):
         ckptdoctor.inspect(file, weights="ema")
 
 
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"purpose": "Resume"}, "purpose to be any, serve or resume, found 'Resume'"),
+        ({"weights": "Model"}, "weights to be auto, model or ema, found 'Model'"),
+        ({"select": "NF"}, "select to be a list, found 'NF'"),
+        ({"ignore": "NF"}, "ignore to be a list"),
+        ({"tensors": "w"}, "tensors to be a list"),
+    ],
+    ids=lambda part: next(iter(part)) if isinstance(part, dict) else "",
+)
+def test_words_that_mean_nothing_are_refused(file, wish, message):
+    with pytest.raises(ckptdoctor.UsageError, match=message):
+        ckptdoctor.inspect(file, **wish)
+
+
+def test_empty_path_is_not_the_working_folder(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    with pytest.raises(ckptdoctor.UsageError, match="found an empty one"):
+        ckptdoctor.inspect("")
+
+
 def test_progress_reaches_the_end(file):
     calls = []
     ckptdoctor.inspect(file, progress=lambda done, total: calls.append((done, total)))

@@ -16,7 +16,8 @@ from ckptdoctor import __version__
 from ckptdoctor.cli import run
 from ckptdoctor.errors import FormatError
 from ckptdoctor.findings import Severity, container_finding
-from ckptdoctor.terminal import Progress, colored, put, width_of
+from ckptdoctor.report.escape import columns
+from ckptdoctor.terminal import ProgressLine, colored, put, width_of
 
 NAN = np.float32([np.nan, 1])
 SOUND = np.float32([0.5, 1])
@@ -102,7 +103,13 @@ class TestExitCodes:
             ["inspect", "FILE", "--report", "yaml=x"],
             ["inspect", "FILE", "--report", "json"],
             ["inspect", "FILE", "--report", "json=FILE"],
+            ["inspect", "FILE", "--report", "json=FILE.d/r.json"],
+            ["inspect", "FILE", "--report", "json=/"],
+            ["inspect", "FILE", "--report", "json=" + "x" * 5000],
+            ["inspect", "FILE", "--tensor", "typo"],
+            ["inspect", "FILE", "--weights", "ema"],
             ["inspect", "FILE", "gone.pt"],
+            ["inspect", ""],
             ["inspect", "a\0b"],
             ["inspect", "x" * 5000],
             ["inspekt", "FILE"],
@@ -116,6 +123,34 @@ class TestExitCodes:
             assert out == ""
             assert 1 <= len(err.splitlines()) <= 2
             assert err.startswith("ckptdoctor: ")
+
+    def test_wrong_usage_of_one_path_is_2_unless_another_is_3(self, sound, sick, broken, capsys):
+        # in the second file only, there is such a tensor
+        assert run(["inspect", sound, sick, "--tensor", "bn.*"]) == 2
+        out, err = capsys.readouterr()
+        assert "NF001" in out
+        assert out.endswith("2 paths: 1 with findings, 1 not checked\n")
+        assert (
+            err
+            == f"ckptdoctor: {sound}: no tensor matches 'bn.*'; --tensors all lists every name\n"
+        )
+        assert run(["inspect", sound, broken, "--tensor", "bn.*"]) == 3
+        assert run(["inspect", broken, sound, "--tensor", "bn.*"]) == 3
+
+    def test_folder_of_several_checkpoints_is_wrong_usage(self, tmp_path, capsys):
+        for name in ("a.safetensors", "b.safetensors"):
+            write(tmp_path / name, {"w": SOUND})
+        assert run(["inspect", str(tmp_path)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert len(err.splitlines()) == 1
+
+    def test_wrong_usage_of_a_path_leaves_json_valid(self, sound, sick, capsys):
+        assert run(["inspect", sound, sick, "--tensor", "bn.*", "--format", "json"]) == 2
+        first, second = json.loads(capsys.readouterr().out)["reports"]
+        assert first["error"]["type"] == "UsageError"
+        assert first["tensors"] == []
+        assert second["error"] is None
 
     def test_nothing_is_checked_when_one_path_does_not_exist(self, sound, capsys):
         assert run(["inspect", sound, sound + ".gone"]) == 2
@@ -251,9 +286,78 @@ class TestOutput:
         assert "NF001" in text.read_text()
         assert json.loads(data.read_text())["reports"][0]["file"] == sick
 
-    def test_report_that_cannot_be_written_is_3(self, sound, tmp_path, capsys):
-        assert run(["inspect", sound, "--report", f"json={tmp_path}/no/r.json"]) == 3
-        assert "could not be written" in capsys.readouterr().err
+    def test_report_that_cannot_be_written_is_3(self, sound, capsys):
+        assert run(["inspect", sound, "--report", "json=/dev/full"]) == 3
+        assert "could not be written: No space left" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("where", ["no/r.json", "closed/r.json", "closed"])
+    def test_report_that_has_no_place_is_noticed_before_the_work(
+        self, where, sound, tmp_path, monkeypatch, capsys
+    ):
+        (tmp_path / "closed").mkdir()
+        monkeypatch.setattr("ckptdoctor.report.files.os.access", lambda *_: False)
+        monkeypatch.setattr(ckptdoctor.api, "open_path", None)
+        assert run(["inspect", sound, "--report", f"json={tmp_path}/{where}"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "the report cannot be written" in err
+
+    def test_report_replaces_an_older_one_and_leaves_nothing_beside(self, sick, tmp_path):
+        old = tmp_path / "r.json"
+        old.write_text("old")
+        old.chmod(0o640)
+        link = tmp_path / "latest.json"
+        link.symlink_to(old)
+        assert run(["inspect", sick, "--report", f"json={link}"]) == 1
+        assert json.loads(old.read_text())["schema"] == 1
+        assert old.stat().st_mode & 0o777 == 0o640
+        assert link.is_symlink()
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            "latest.json", "r.json", "sick.safetensors",
+        ]  # fmt: skip
+
+    def test_failure_while_writing_leaves_the_older_report(self, sound, tmp_path, monkeypatch):
+        from ckptdoctor.report.files import write as write_report
+
+        old = tmp_path / "r.json"
+        old.write_text("old")
+
+        def pieces():
+            yield "new"
+            raise OSError(28, "No space left on device")
+
+        with pytest.raises(OSError, match="No space"):
+            write_report(str(old), pieces())
+        assert old.read_text() == "old"
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_report_beside_shards_replaces_an_older_one(self, tmp_path):
+        write(tmp_path / "a.safetensors", {"w": SOUND})
+        index = {"weight_map": {"w": "a.safetensors"}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        target = tmp_path / "report.json"
+        for _ in range(2):
+            assert run(["inspect", str(tmp_path), "--report", f"json={target}"]) == 0
+        assert json.loads(target.read_text())["schema"] == 1
+
+    @pytest.mark.parametrize("damaged", [False, True], ids=["readable", "refused"])
+    @pytest.mark.parametrize("name", ["b.safetensors", "model.safetensors.index.json", "link"])
+    def test_report_never_overwrites_a_shard(self, tmp_path, capsys, damaged, name):
+        folder = tmp_path / "set"
+        folder.mkdir()
+        write(folder / "a.safetensors", {"w": SOUND})
+        blob = tmp_path / "blob"
+        write(blob, {"v": SOUND})
+        (folder / "b.safetensors").symlink_to(blob)  # as the Hugging Face cache has them
+        (folder / "link").symlink_to(folder / "a.safetensors")
+        weight_map = {"w": "a.safetensors", "v": "b.safetensors"}
+        index = folder / "model.safetensors.index.json"
+        index.write_text("{" if damaged else json.dumps({"weight_map": weight_map}))
+        before = {p: p.read_bytes() for p in [*folder.iterdir(), blob]}
+        code = run(["inspect", str(folder), "--report", f"json={folder / name}"])
+        assert code == (3 if damaged else 2)
+        assert "would overwrite the checkpoint" in capsys.readouterr().err
+        assert {p: p.read_bytes() for p in [*folder.iterdir(), blob]} == before
 
     def test_report_never_overwrites_the_checkpoint_by_another_name(self, sound, tmp_path):
         link = tmp_path / "link"
@@ -340,6 +444,39 @@ class TestProcess:
         assert done.returncode == 1
         assert b"\\u4e2d.weight" in done.stdout
 
+    @pytest.mark.parametrize("stream", ["> /dev/full", ">&-"], ids=["full", "closed"])
+    @pytest.mark.parametrize("words", ["inspect FILE", "--version", "formats"])
+    def test_output_that_cannot_be_written_is_3_and_no_bug(self, sound, stream, words):
+        line = f"{sys.executable} -m ckptdoctor {words.replace('FILE', sound)} {stream}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60, check=False)
+        assert done.returncode == 3
+        assert done.stderr.startswith(b"ckptdoctor: standard output could not be written: ")
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_help_that_cannot_be_written_is_no_bug_either(self):
+        line = f"{sys.executable} -m ckptdoctor --help > /dev/full"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, timeout=60, check=False)
+        assert done.returncode == 3
+        assert b"bug" not in done.stderr
+
+    @pytest.mark.parametrize("stream", ["2> /dev/full", "2>&-"], ids=["full", "closed"])
+    def test_errors_that_nobody_hears_change_no_exit_code(self, sick, stream):
+        for words, code in (("--tensor typo", 2), ("", 1)):
+            line = f"{sys.executable} -m ckptdoctor inspect {sick} {words} {stream}"
+            done = subprocess.run(["bash", "-c", line], capture_output=True, check=False)
+            assert done.returncode == code
+
+    def test_interrupt_during_the_imports_is_130(self, monkeypatch, capsys):
+        from ckptdoctor.__main__ import main
+
+        def interrupt(_arguments):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("ckptdoctor.cli.run", interrupt)
+        monkeypatch.setattr(sys, "argv", ["ckptdoctor", "formats"])
+        assert main() == 130
+        assert capsys.readouterr().err == "ckptdoctor: interrupted\n"
+
     def test_interrupt_leaves_without_a_traceback(self, tmp_path):
         fifo = tmp_path / "report"
         os.mkfifo(fifo)  # opening it for writing waits for a reader that never comes
@@ -374,7 +511,7 @@ class TestProgress:
         now = [0.0]
         monkeypatch.setattr("ckptdoctor.terminal.time.monotonic", lambda: now[0])
         stream = Stream()
-        progress = Progress(stream, enabled=enabled)
+        progress = ProgressLine(stream, enabled=enabled)
         progress.start("file\x1b.pt")
         for at, done in calls:
             now[0] = at
@@ -392,6 +529,22 @@ class TestProgress:
         assert "100%" in text
         assert text.endswith(" \r")
         assert "\x1b" not in text
+
+    @pytest.mark.parametrize("width", [1, 5, 8, 20, 39, 40, 41, 60, 69, 70, 200])
+    @pytest.mark.parametrize("name", ["m.pt", "a" * 90, "\u6a21\u578b" * 30])
+    def test_line_never_fills_the_width(self, monkeypatch, width, name):
+        size = os.terminal_size((width, 24))
+        monkeypatch.setattr("ckptdoctor.terminal.os.get_terminal_size", lambda _: size)
+        now, written = [0.0], []
+        monkeypatch.setattr("ckptdoctor.terminal.time.monotonic", lambda: now[0])
+        monkeypatch.setattr("ckptdoctor.terminal.put", lambda _, text: written.append(text))
+        progress = ProgressLine(sys.__stderr__, enabled=True)
+        progress.start(name)
+        for now[0], done in ((2, 50), (3, 100)):
+            progress(done, 100)
+        assert all(columns(text.strip("\r")) < max(width, 2) for text in written)
+        assert width < 8 or "100%" in written[-1]
+        assert width < 40 or name[0] in written[-1]
 
     def test_disabled_shows_nothing(self, monkeypatch):
         assert self.lines([(9, 50)], enabled=False, monkeypatch=monkeypatch) == ""

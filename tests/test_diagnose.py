@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from ckptdoctor.diagnose import USES, check_codes, diagnose, fails, judged_weights, summarise
+from ckptdoctor.diagnose import USES, check_codes, diagnose, judged_weights, summarise
 from ckptdoctor.errors import InternalError, ReadError, UsageError
-from ckptdoctor.findings import Severity, container_finding
+from ckptdoctor.findings import Finding, Severity, container_finding
 from ckptdoctor.measure.scan import Measured, measure
+from ckptdoctor.results import Report, Wishes
 from ckptdoctor.rules import RULES
 from ckptdoctor.rules.base import Rule
 from ckptdoctor.sources import Extent, WindowSource
@@ -16,10 +17,10 @@ NAN = np.float32([np.nan, 1])
 SOUND = np.float32([0.5, 1])
 
 
-def judge(arrays, roles=None, findings=(), **wishes):
+def judge(arrays, roles=None, findings=(), rules=None, **wishes):
     table = TensorTable.from_arrays(arrays, roles)
     measured = measure(table)
-    return diagnose(table, Measured(measured.stats, tuple(findings)), **wishes)
+    return diagnose(table, Measured(measured.stats, tuple(findings)), Wishes(**wishes), rules=rules)
 
 
 def verdicts(*args, **wishes):
@@ -194,7 +195,10 @@ def test_more_telling_rule_takes_the_place_of_the_general_one():
     ],
 )
 def test_limit_is_the_lowest_severity_that_fails(worst, limit, failed):
-    assert fails(worst, limit) is failed
+    finding = Finding(code="ZZ001", name="z", severity=worst or Severity.NOTE, message="m")
+    findings = (finding,) if worst else ()
+    report = Report(file="f", findings=findings, relevant=(True,) * len(findings))
+    assert report.fails(limit) is failed
 
 
 def test_summary_counts_shared_memory_once_and_parameters_of_the_judged_weights():

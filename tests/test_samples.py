@@ -25,7 +25,7 @@ def test_every_sample_is_expected_and_every_expected_sample_is_there():
 
 def test_samples_stay_small():
     sizes = [path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()]
-    assert max(sizes) < 120_000
+    assert max(sizes) < 100_000
     assert sum(sizes) < 1_500_000
 
 

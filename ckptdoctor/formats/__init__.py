@@ -11,129 +11,117 @@ import importlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from ..containers.hdf5_process import MAGIC, magic_offset
 from ..errors import CkptDoctorError, FormatError
 from ..findings import Finding, Severity, container_finding
 from ..sources import FileSource
-from .base import Adapter, ReadOptions
+from .base import ReadOptions
+from .zip_kinds import is_keras_zip, is_npz, is_torch_zip, is_torchscript
 
 if TYPE_CHECKING:
     from ..containers.zip import Archive
     from ..tensors import TensorTable
+    from .base import Adapter, ArchiveAdapter, Described
 
-__all__ = ["ADAPTERS", "LazyAdapter", "detect", "open_path", "open_source"]
+__all__ = ["ADAPTERS", "LazyAdapter", "LazyArchiveAdapter", "open_path", "open_source"]
 
 HEAD_BYTES = 4096
-_HDF5_SIGN = b"\x89HDF\r\n\x1a\n"
 _ZIP_SIGNS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 
 
 @dataclass(frozen=True, slots=True)
-class LazyAdapter:
-    """An adapter by the name of its module and class, with the cheap test that comes before it.
-
-    Parameters
-    ----------
-    module, cls
-        Where the adapter is, below this package.
-    may_be
-        Necessary for a file to have the format, from its first bytes; None for zip archives.
-    holds
-        The same from the members of a zip archive; None for all others.
-    """
+class _Lazy:
+    """A format by the name of its module, below this package, and class."""
 
     module: str
     cls: str
-    may_be: Callable[[bytes], bool] | None = None
-    holds: Callable[[Archive], bool] | None = None
 
-    def load(self) -> Adapter:
-        """Import the module and make the adapter."""
+    def _make(self) -> Any:
         module = importlib.import_module(f".{self.module}", __name__)
-        return cast("Adapter", getattr(module, self.cls)())
+        return getattr(module, self.cls)()
 
     @property
     def name(self) -> str:
-        return self.load().name
+        return cast("Described", self._make()).name
 
     @property
     def spec(self) -> str:
-        return self.load().spec
+        return cast("Described", self._make()).spec
 
     @property
     def summary(self) -> str:
-        return self.load().summary
+        return cast("Described", self._make()).summary
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Every format name that its tables may have, the adapter's own first, with one line each."""
+        made = self._make()
+        return {made.name: made.summary, **getattr(made, "names", {})}
+
+
+@dataclass(frozen=True, slots=True)
+class LazyAdapter(_Lazy):
+    """An adapter, with the cheap test that comes before its import.
+
+    Parameters
+    ----------
+    may_be
+        Necessary for a file to have the format: from its first bytes, and from others if it must.
+    """
+
+    may_be: Callable[[bytes, FileSource], bool]
 
     def sniff(self, head: bytes, source: FileSource) -> bool:
-        """Ask the adapter, unless the first bytes say no already."""
-        return self.may_be is not None and self.may_be(head) and self.load().sniff(head, source)
+        """Ask the adapter, unless the cheap test says no already."""
+        return self.may_be(head, source) and cast("Adapter", self._make()).sniff(head, source)
 
     def read(self, source: FileSource, options: ReadOptions) -> TensorTable:
-        return self.load().read(source, options)
+        return cast("Adapter", self._make()).read(source, options)
+
+
+@dataclass(frozen=True, slots=True)
+class LazyArchiveAdapter(_Lazy):
+    """An adapter of a kind of zip archive.
+
+    Parameters
+    ----------
+    holds
+        Tell from the archive's members.
+    """
+
+    holds: Callable[[Archive], bool]
 
     def read_archive(
         self, archive: Archive, source: FileSource, options: ReadOptions
     ) -> TensorTable:
-        """Read a zip whose directory is parsed already."""
-        adapter = self.load()
-        read = getattr(adapter, "read_archive", None)
-        if read is None:
-            return adapter.read(source, options)
-        return cast("TensorTable", read(archive, source, options))
+        return cast("ArchiveAdapter", self._make()).read_archive(archive, source, options)
 
 
-def _torch_top(archive: Archive) -> str | None:
-    """Folder, with its slash, of the ``data.pkl`` that torch.load would look for."""
-    for member in archive.members:
-        if member.name.endswith("data.pkl"):
-            folder, slash, name = member.name.rpartition("/")
-            if name == "data.pkl" and "/" not in folder and folder != "__MACOSX":
-                return folder + slash
-    return None
+def _may_be_legacy(head: bytes, _: FileSource) -> bool:
+    # Behind the protocol stands an opcode: a safetensors header of 640 bytes starts 80 02 00.
+    pickled = head[:1] == b"\x80" and head[2:3] > b" "
+    return pickled or head[:1] in (b"c", b"(", b"}", b"]") or head[257:262] == b"ustar"
 
 
-def _is_torchscript(archive: Archive) -> bool:
-    top = _torch_top(archive)
-    return top is not None and archive.get(f"{top}constants.pkl") is not None
-
-
-def _is_torch_zip(archive: Archive) -> bool:
-    return _torch_top(archive) is not None and not _is_torchscript(archive)
-
-
-def _is_keras_zip(archive: Archive) -> bool:
-    weights = archive.get("model.weights.h5") or archive.get("model.weights.npz")
-    config = archive.get("config.json")
-    return bool(weights or (config and archive.get("metadata.json")))
-
-
-def _is_npz(archive: Archive) -> bool:
-    names = [m.name for m in archive.members if not m.name.startswith("__MACOSX/")]
-    return bool(names) and all(name.endswith((".npy", "/")) for name in names)
-
-
-ADAPTERS: tuple[LazyAdapter, ...] = (
-    LazyAdapter("torch_zip", "TorchZip", holds=_is_torch_zip),
-    LazyAdapter("torchscript", "TorchScript", holds=_is_torchscript),
+ADAPTERS: tuple[LazyAdapter | LazyArchiveAdapter, ...] = (
+    LazyArchiveAdapter("torch_zip", "TorchZip", is_torch_zip),
+    LazyArchiveAdapter("torchscript", "TorchScript", is_torchscript),
     LazyAdapter(
-        "safetensors", "Safetensors", lambda head: head[8:9] in (b"{", b"[", b"\xef", b" ")
+        "safetensors", "Safetensors", lambda head, _: head[8:9] in (b"{", b"[", b"\xef", b" ")
     ),
-    LazyAdapter("sharded", "Sharded", lambda head: head.lstrip()[:1] == b"{"),
-    LazyAdapter("keras_zip", "KerasZip", holds=_is_keras_zip),
-    LazyAdapter("keras_h5", "KerasH5", lambda head: _HDF5_SIGN in head),
-    LazyAdapter("npz", "Npz", holds=_is_npz),
+    LazyAdapter("sharded", "Sharded", lambda head, _: head.lstrip()[:1] == b"{"),
+    LazyArchiveAdapter("keras_zip", "KerasZip", is_keras_zip),
     LazyAdapter(
-        "torch_legacy",
-        "TorchLegacy",
-        # Behind the protocol stands an opcode: a safetensors header of 640 bytes starts 80 02 00.
-        lambda head: (
-            (head[:1] == b"\x80" and head[2:3] > b" ")
-            or head[:1] in (b"c", b"(", b"}", b"]")
-            or head[257:262] == b"ustar"
-        ),
+        "keras_h5",
+        "KerasH5",
+        lambda head, source: magic_offset(head, source.pread, source.size) >= 0,
     ),
+    LazyArchiveAdapter("npz", "Npz", is_npz),
+    LazyAdapter("torch_legacy", "TorchLegacy", _may_be_legacy),
 )
 """Every format that can be read; a file belongs to the first that recognises it."""
 
@@ -157,33 +145,19 @@ def open_path(path: str | os.PathLike[str], options: ReadOptions | None = None) 
     source = FileSource(path)
     try:
         table = open_source(source, options or ReadOptions())
-        return _add(table, notes)
+        return _add(table, [*notes, *_nothing_in(table)])
     except BaseException:
         source.close()
         raise
 
 
-def detect(source: FileSource) -> Adapter:
-    """Adapter for a file.
-
-    Raises
-    ------
-    FormatError
-        If no adapter reads it, saying what it is and what to do where that is known.
-    """
-    return _find(source)[0].load()
-
-
 def open_source(source: FileSource, options: ReadOptions) -> TensorTable:
-    """Read a file that is open; raises as `open_path`."""
+    """Read a file that is open, maybe one of several of a checkpoint; raises as `open_path`."""
     collecting = gc.isenabled()
     gc.disable()  # a table of 100,000 tensors is built twice as fast, and nothing in it is garbage
     try:
-        adapter, archive, findings = _find(source)
-        if archive is None:
-            table = adapter.read(source, options)
-        else:
-            table = _read_zip(adapter, archive, source, options)
+        read, findings = _find(source)
+        table = read(options)
     finally:
         if collecting:
             gc.enable()
@@ -196,8 +170,16 @@ def _add(table: TensorTable, findings: Iterable[Finding]) -> TensorTable:
     return dataclasses.replace(table, findings=(*table.findings, *new)) if new else table
 
 
+def _nothing_in(table: TensorTable) -> list[Finding]:
+    """Say so where there is nothing to judge, which is not the same as nothing to find."""
+    if table.infos:
+        return []
+    message = "it holds no tensors"
+    return [container_finding("CK003", Severity.WARNING, message, where=table.path)]
+
+
 def _read_zip(
-    adapter: LazyAdapter, archive: Archive, source: FileSource, options: ReadOptions
+    adapter: LazyArchiveAdapter, archive: Archive, source: FileSource, options: ReadOptions
 ) -> TensorTable:
     """Read an archive; what it noticed, checksums of members included, reaches the table."""
     try:
@@ -209,12 +191,15 @@ def _read_zip(
     return _add(table, archive.findings)
 
 
-def _find(source: FileSource) -> tuple[LazyAdapter, Archive | None, list[Finding]]:
-    """Adapter, the archive if the file is one, and findings about what else it claims to be."""
+_Read = Callable[[ReadOptions], "TensorTable"]
+
+
+def _find(source: FileSource) -> tuple[_Read, list[Finding]]:
+    """How to read a file, and findings about what else it claims to be."""
     head = source.pread(0, min(HEAD_BYTES, source.size))
     if head.startswith(_ZIP_SIGNS):
         return _find_in_zip(head, source)
-    claims = [row for row in ADAPTERS if row.sniff(head, source)]
+    claims = [row for row in ADAPTERS if isinstance(row, LazyAdapter) and row.sniff(head, source)]
     behind = _has_zip_end(source)
     if not claims:
         if behind and not head.startswith(b"\x93NUMPY"):
@@ -227,12 +212,10 @@ def _find(source: FileSource) -> tuple[LazyAdapter, Archive | None, list[Finding
     if others:
         message = f"reads as {claims[0].name}, but also as {', '.join(others)}: loaders disagree"
         findings.append(container_finding("CK005", Severity.ERROR, message, where=source.name))
-    return claims[0], None, findings
+    return partial(claims[0].read, source), findings
 
 
-def _find_in_zip(
-    head: bytes, source: FileSource
-) -> tuple[LazyAdapter, Archive | None, list[Finding]]:
+def _find_in_zip(head: bytes, source: FileSource) -> tuple[_Read, list[Finding]]:
     from ..containers.zip import read_archive  # noqa: PLC0415  (not for other formats)
 
     try:
@@ -243,7 +226,7 @@ def _find_in_zip(
         damage = _mangled(head, source)
         if damage is not None:
             raise damage
-    claims = [row for row in ADAPTERS if row.holds is not None and row.holds(archive)]
+    claims = [row for row in ADAPTERS if isinstance(row, LazyArchiveAdapter) and row.holds(archive)]
     if not claims:
         from .refused import refused_zip  # noqa: PLC0415
 
@@ -257,7 +240,7 @@ def _find_in_zip(
         ambiguous = FormatError(message, where=source.name, hint=hint)
         ambiguous.findings = archive.findings
         raise ambiguous
-    return claims[0], archive, _hidden_hdf5(head, archive)
+    return partial(_read_zip, claims[0], archive, source), _hidden_hdf5(archive)
 
 
 def _mangled(head: bytes, source: FileSource) -> FormatError | None:
@@ -266,14 +249,17 @@ def _mangled(head: bytes, source: FileSource) -> FormatError | None:
     return mangled(head, source)
 
 
-def _hidden_hdf5(head: bytes, archive: Archive) -> list[Finding]:
+def _hidden_hdf5(archive: Archive) -> list[Finding]:
     """HDF5's library also looks for its signature at 512, 1024, ...: there a zip can hide a file."""
-    for at in (512, 1024, 2048):
-        inside = any(m.offset <= at < m.offset + m.stored for m in archive.members)
-        if head[at : at + 8] == _HDF5_SIGN and not inside:
+    source, at = archive.source, 512
+    while at + len(MAGIC) <= source.size:
+        if source.pread(at, len(MAGIC)) == MAGIC and not any(
+            m.offset <= at < m.offset + m.stored for m in archive.members
+        ):
             message = f"the archive also reads as HDF5, from offset {at}: loaders disagree"
-            where = f"{archive.source.name}+{at}"
+            where = f"{source.name}+{at}"
             return [container_finding("CK005", Severity.ERROR, message, where=where)]
+        at *= 2
     return []
 
 

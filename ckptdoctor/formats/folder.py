@@ -104,4 +104,12 @@ def _refusal(folder: str, names: set[str]) -> CkptDoctorError:
         if is_it:
             message = f"{what}, a format that is not read here"
             return UnsupportedError(message, where=folder, hint=hint)
-    return UsageError("the folder holds no checkpoint", where=folder, hint="name the file itself")
+    if not names:
+        hint = "name the folder or the file of a checkpoint"
+        return UsageError("the folder is empty", where=folder, hint=hint)
+    message = (
+        f"the folder holds no checkpoint: {', '.join(PREFERRED[:4])} and the like were looked "
+    )
+    message += f"for, then any *.index.json, then names that end in {', '.join(_ENDINGS)}"
+    hint = "name the file itself if it is called something else"
+    return UsageError(message, where=folder, hint=hint)

@@ -16,7 +16,7 @@ from ..containers.zip import Archive, Member, read_archive
 from ..errors import BombError, CkptDoctorError, FormatError, ReadError
 from ..findings import Finding, Severity, container_finding
 from ..keras.config import KerasConfig, parse_json, read_model_config, read_scalars
-from ..sources import ByteSource, FileSource
+from ..sources import ByteSource, FileSource, Identity
 from ..tensors import ArrayDecoder, Checksum, TensorInfo, TensorTable
 from .keras_h5 import missing_variables, name_layers, tensor_rows
 
@@ -195,9 +195,13 @@ class _Spool(FileSource):
 
     def __init__(self, fd: int, name: str) -> None:
         self.name, self.fd = name, fd
-        self.identity = self._identity()
-        self.size = self.identity.size
+        found = os.fstat(fd)
+        self.identity = Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+        self.size = found.st_size
         self._lock = threading.Lock()
+
+    def check_unchanged(self) -> None:
+        """Do nothing: no path leads to this file, so nobody else can have changed it."""
 
 
 def _spool(archive: Archive, member: Member, read: _Read) -> _Spool:

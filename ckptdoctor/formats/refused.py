@@ -20,6 +20,7 @@ __all__ = ["KINDS", "Kind", "mangled", "refusal", "refused_zip"]
 READABLE = "PyTorch (zip, legacy, TorchScript), safetensors, Keras (.h5, .weights.h5, .keras), .npz"
 _AGAIN = "download the file again"
 _UNPACK = "unpack it and inspect what is inside"
+_NAME_IT = f"name the file with the weights: {READABLE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Kind:
     name: str
     test: Callable[[bytes, ByteSource], bool]
     what: str | Callable[[bytes, ByteSource], str]
-    hint: str | Callable[[bytes, ByteSource], str] = ""
+    hint: str | Callable[[bytes, ByteSource], str]
     error: type[FormatError] = UnknownFormatError
 
 
@@ -228,6 +229,8 @@ def _packed(head: bytes, _: ByteSource) -> str:
     return "a gzip file"
 
 
+_SOURCE = re.compile(rb"^(import|from|def|class) \w", re.MULTILINE)
+_RUN_IT = "name the checkpoint that it saves, not the program"
 _SERVER = re.compile(rb'\W*"(error|message|detail|errors|code|status)"')
 
 
@@ -247,7 +250,7 @@ def _line(head: bytes) -> str:
 
 
 def _words(head: bytes, _: ByteSource) -> str:
-    if re.search(rb"^(import|from|def|class) \w", head, re.MULTILINE):
+    if _SOURCE.search(head):
         return f"Python source code, not a checkpoint: {_line(head)}"
     return f"text, not a checkpoint: {_line(head)}"
 
@@ -284,7 +287,7 @@ KINDS: tuple[Kind, ...] = (
         "json",
         _is_json,
         _json,
-        lambda head, _: _AGAIN if _SERVER.match(head) else "name the file with the weights",
+        lambda head, _: _AGAIN if _SERVER.match(head) else _NAME_IT,
     ),
     Kind(
         "tf-checkpoint-state",
@@ -352,7 +355,8 @@ KINDS: tuple[Kind, ...] = (
         "mxnet",
         _starts(b"\x12\x01" + bytes(6)),
         "parameters of MXNet, a format that is not read here",
-        error=UnsupportedError,
+        "load it with MXNet and save the arrays by name: np.savez('x.npz', **arrays)",
+        UnsupportedError,
     ),
     Kind("gzip", _starts(b"\x1f\x8b"), _packed, _UNPACK),
     Kind("7z", _starts(b"7z\xbc\xaf\x27\x1c"), "a 7-Zip archive", _UNPACK),
@@ -362,16 +366,37 @@ KINDS: tuple[Kind, ...] = (
     Kind("zstd", _starts(b"\x28\xb5\x2f\xfd"), "a Zstandard file", _UNPACK),
     Kind("lz4", _starts(b"\x04\x22\x4d\x18"), "an LZ4 file", _UNPACK),
     Kind("zlib", _starts(b"\x78\x9c", b"\x78\x01", b"\x78\xda"), "zlib data (joblib?)", _UNPACK),
-    Kind("png", _starts(b"\x89PNG"), "a PNG image, not a checkpoint"),
-    Kind("jpeg", _starts(b"\xff\xd8\xff"), "a JPEG image"),
-    Kind("gif", _starts(b"GIF8"), "a GIF image"),
-    Kind("pdf", _starts(b"%PDF"), "a PDF document"),
-    Kind("riff", _starts(b"RIFF"), "audio, video or an image (RIFF)"),
-    Kind("program", _starts(b"\x7fELF", b"MZ\x90"), "a program or library"),
-    Kind("sqlite", _starts(b"SQLite format 3"), "an SQLite database"),
-    Kind("parquet", _starts(b"PAR1", b"ARROW1"), "a table of data (Parquet or Arrow)"),
-    Kind("matlab", _starts(b"MATLAB 5.0"), "a MATLAB 5 file"),
-    Kind("text", _is_text, _words),
+    Kind("png", _starts(b"\x89PNG"), "a PNG image, not a checkpoint", _NAME_IT),
+    Kind("jpeg", _starts(b"\xff\xd8\xff"), "a JPEG image, not a checkpoint", _NAME_IT),
+    Kind("gif", _starts(b"GIF8"), "a GIF image, not a checkpoint", _NAME_IT),
+    Kind("pdf", _starts(b"%PDF"), "a PDF document, not a checkpoint", _NAME_IT),
+    Kind("riff", _starts(b"RIFF"), "audio, video or an image (RIFF), not a checkpoint", _NAME_IT),
+    Kind(
+        "program",
+        _starts(b"\x7fELF", b"MZ\x90"),
+        "a program or library, not a checkpoint",
+        _NAME_IT,
+    ),
+    Kind("sqlite", _starts(b"SQLite format 3"), "an SQLite database, not a checkpoint", _NAME_IT),
+    Kind(
+        "parquet",
+        _starts(b"PAR1", b"ARROW1"),
+        "a table of data (Parquet or Arrow), not a checkpoint",
+        _NAME_IT,
+    ),
+    Kind(
+        "matlab",
+        _starts(b"MATLAB 5.0"),
+        "a MATLAB 5 file, a format that is not read here",
+        "load it with scipy.io.loadmat and save the arrays by name: np.savez('x.npz', **arrays)",
+        UnsupportedError,
+    ),
+    Kind(
+        "text",
+        _is_text,
+        _words,
+        lambda head, _: _RUN_IT if _SOURCE.search(head) else _NAME_IT,
+    ),
     Kind("tiny", lambda head, _: len(head) < 8, _tiny, _AGAIN),
 )
 """In the order they are tried: the surest signs first."""

@@ -11,7 +11,7 @@ MAX_NOTED = 100
 
 
 def keep_last(repeated: set[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """Hook for `json.loads`: the last value of a key counts, as without a hook, but it is noted.
+    """Make a hook for `json.loads` that takes the last value of a key, as without it, and notes it.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ def hidden_layer(layer: str, name: str) -> str:
     >>> hidden_layer("resnet/post_bn", "model_weights/resnet/post_bn/moving_mean")
     ''
     """
-    inside = name.startswith(f"{layer}/") or f"/{layer}/" in name or name.startswith(f"{layer}.")
+    inside = name.startswith((f"{layer}/", f"{layer}.")) or f"/{layer}/" in name
     return "" if not layer or inside else layer
 
 

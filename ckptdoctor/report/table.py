@@ -54,6 +54,7 @@ _COLUMNS = (
     _Column("std", lambda row: _number(row.std), 6),
 )
 
+
 def render_table(rows: Sequence[Row], width: int) -> list[str]:
     """Lines of a table no wider than ``width`` columns, numbers aligned right.
 

@@ -144,14 +144,14 @@ def _verdict(purpose: str, word: str, reason: str, view: View) -> Iterator[str]:
 
 
 def _limits(report: Report) -> str:
-    """What was left out of the verdicts because the caller asked for less."""
+    """Tell what the verdicts leave out because the caller asked for less."""
     wishes, limits = report.wishes, []
     if report.judged is not None and report.table is not None:
         limits.append(f"{len(report.judged):,} of {_many(len(report.table), 'tensor')}")
     if wishes.select:
         limits.append(f"only {', '.join(wishes.select)}")
     if wishes.ignore:
-        limits.append(f"left out: {', '.join(wishes.ignore)}")
+        limits.append(f"without {', '.join(wishes.ignore)}")
     return display("; ".join(limits))
 
 
@@ -225,9 +225,12 @@ def _said(finding: Finding) -> str:
     message = _message(finding)
     if not finding.tensor or repr(finding.tensor) in finding.message:
         return message
-    layer = hidden_layer(finding.layer, finding.tensor)
-    name = f"{shorten(display(layer), _NAME_LIMIT)} ({_tensor(finding)})" if layer else ""
-    return f"{name or _tensor(finding)}: {message}"
+    layer, name = hidden_layer(finding.layer, finding.tensor), _tensor(finding)
+    if layer:
+        parts = name.split("/")
+        path = "/".join([parts[0], "...", *parts[-2:]]) if len(parts) > 4 else name
+        name = f"{shorten(display(layer), _NAME_LIMIT)} ({path})"
+    return f"{name}: {message}"
 
 
 def _place(where: str, file: str) -> str:

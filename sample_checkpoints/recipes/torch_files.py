@@ -201,7 +201,11 @@ def causal_mask(path: Path) -> None:
 
 @sample("healthy/sharded-bin", "A folder: two shards of pytorch_model.bin and their index")
 def sharded_bin(path: Path) -> None:
-    state = tiny_state()
+    save_sharded(tiny_state(), path)
+
+
+def save_sharded(state: State, path: Path) -> None:
+    """Write a folder as ``transformers`` does: the first three tensors apart from the others."""
     names = list(state)
     parts = {1: names[:3], 2: names[3:]}
     weight_map = {
@@ -228,6 +232,13 @@ def diverged_weights(path: Path) -> None:
     state["conv1.weight"].fill_(float("nan"))
     state["fc.weight"].view(-1)[::5] = float("nan")
     save(state, path)
+
+
+@sample("sick/nf001-sharded-bin", "A folder: the NaN is in the second of two shards")
+def diverged_shard(path: Path) -> None:
+    state = tiny_state()
+    state["fc.weight"][1] = float("nan")
+    save_sharded(state, path)
 
 
 @sample("sick/nf001-every-dtype.pt", "A NaN in every dtype that has one")

@@ -164,3 +164,18 @@ def big_endian(path: Path) -> None:
 @sample("sick/nf001-legacy-overflow.pth", "The founding case's torch twin, from torch before 1.6")
 def legacy_overflow(path: Path) -> None:
     save_legacy(overflowed_resnet(), path)
+
+
+@sample("sick/nf002-legacy-tar.pth", "torch 0.1: a weight that overflowed, in the tar of its time")
+def overflowed_tar(path: Path) -> None:
+    state = tiny_state()
+    state["conv1.weight"][5, 0] = float("inf")
+    save_tar(state, path)
+
+
+@sample("sick/nf001-torchscript-scripted.pt", "Exported after the overflow: NaN in its statistics")
+def overflowed_script(path: Path) -> None:
+    net = tiny_net()
+    net.bn1.running_mean.fill_(float("nan"))
+    net.bn1.running_var.fill_(float("nan"))
+    save_script(torch.jit.script(net), path)

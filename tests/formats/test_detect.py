@@ -9,15 +9,16 @@ import subprocess
 import sys
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 import safetensors.numpy
+from sample_files import READABLE
 
 from ckptdoctor import formats
 from ckptdoctor.errors import FormatError, UsageError
 from ckptdoctor.findings import Severity
-from ckptdoctor.formats import ADAPTERS, detect, open_path
-from ckptdoctor.sources import FileSource
+from ckptdoctor.formats import ADAPTERS, open_path
 
 
 def npz():
@@ -37,6 +38,13 @@ def zipped(*members):
 def torch_zip():
     """The smallest archive that torch.load takes: an empty state dict."""
     return zipped(("archive/data.pkl", pickle.dumps({}, 2)), ("archive/version", b"3\n"))
+
+
+def legacy_stream():
+    """What torch.save of before 1.6 makes of a dictionary without tensors."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    parts = (0x1950A86A20F9469CFC6C, 1001, system, {"epoch": 3}, [])
+    return b"".join(pickle.dumps(part, 2) for part in parts)
 
 
 SAFE = safetensors.numpy.save({"w": np.ones(2, np.float32)})
@@ -62,17 +70,64 @@ def test_content_decides_not_the_name(tmp_path, data, expected, name):
         assert table.format == expected
 
 
-def test_detect_gives_the_adapter(tmp_path):
-    source = FileSource(write(tmp_path, SAFE))
-    assert detect(source).name == "safetensors"
+@pytest.mark.parametrize("start", [0, 512, 4096, 8192])
+def test_hdf5_is_found_behind_a_user_block_of_any_size(tmp_path, start):
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w", userblock_size=start) as file:
+        file["w"] = np.arange(3, dtype="f4")
+    with open_path(path) as table:
+        assert (table.format, table.findings) == ("hdf5", ())
+        assert table.read("w").tolist() == [0, 1, 2]
 
 
 def test_every_adapter_states_what_it_is():
-    names = [adapter.name for adapter in ADAPTERS]
+    names = [name for adapter in ADAPTERS for name in adapter.names]
     assert len(set(names)) == len(names)
     for adapter in ADAPTERS:
+        assert next(iter(adapter.names.items())) == (adapter.name, adapter.summary)
         assert adapter.spec.startswith("https://")
-        assert 0 < len(adapter.summary) < 100
+        assert all(0 < len(summary) < 100 for summary in adapter.names.values())
+
+
+def test_every_format_of_the_samples_is_one_that_an_adapter_names():
+    assert {row.format for row in READABLE} <= {name for a in ADAPTERS for name in a.names}
+
+
+def hdf5():
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_group("nothing")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(torch_zip(), id="torch zip"),
+        pytest.param(legacy_stream(), id="torch before 1.6"),
+        pytest.param(hdf5(), id="HDF5"),
+        pytest.param(safetensors.numpy.save({}), id="safetensors"),
+        pytest.param(zipped(("config.json", b"{}"), ("metadata.json", b"{}")), id="keras"),
+    ],
+)
+def test_file_without_tensors_is_warned_of_once(tmp_path, data):
+    with open_path(write(tmp_path, data)) as table:
+        said = [f for f in table.findings if f.message == "it holds no tensors"]
+    assert [(f.code, f.severity) for f in said] == [("CK003", Severity.WARNING)]
+
+
+def test_set_of_shards_without_tensors_is_warned_of_once(tmp_path):
+    write(tmp_path, safetensors.numpy.save({}), "a.safetensors")
+    write(tmp_path, b'{"weight_map": {"w": "a.safetensors"}}', "model.safetensors.index.json")
+    with open_path(tmp_path) as table:
+        assert sum(f.message == "it holds no tensors" for f in table.findings) == 1
+
+
+def test_what_macos_adds_to_an_archive_is_no_checkpoint(tmp_path):
+    extra = ("__MACOSX/data.pkl", pickle.dumps({"w": 1}, 2))
+    held = ("archive/data.pkl", pickle.dumps({}, 2))
+    with open_path(write(tmp_path, zipped(extra, held, ("archive/version", b"3\n")))) as table:
+        assert (table.format, table.scalars) == ("torch-zip", {})
 
 
 class TestTwoThingsAtOnce:
@@ -110,13 +165,14 @@ class TestTwoThingsAtOnce:
         with pytest.raises(FormatError, match="at once"):
             open_path(write(tmp_path, data))
 
-    def test_hdf5_hidden_in_a_zip_is_an_error(self, tmp_path):
+    @pytest.mark.parametrize("place", [512, 8192])
+    def test_hdf5_hidden_in_a_zip_is_an_error(self, tmp_path, place):
         info = zipfile.ZipInfo("archive/data.pkl")
         data = zipped((info, pickle.dumps({}, 2)), ("archive/version", b"3\n"))
-        # an extra field long enough to reach offset 512, where HDF5's library looks as well
+        # an extra field long enough to reach an offset where HDF5's library looks as well
         start = 30 + len(info.filename)
-        extra = b"XX" + (700).to_bytes(2, "little") + bytes(700)
-        at = 512 - start
+        extra = b"XX" + (place + 200).to_bytes(2, "little") + bytes(place + 200)
+        at = place - start
         extra = extra[:at] + b"\x89HDF\r\n\x1a\n" + extra[at + 8 :]
         data = data[:28] + len(extra).to_bytes(2, "little") + data[30:start] + extra + data[start:]
         shifted = bytearray(data)

@@ -15,6 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
+from ckptdoctor.containers.hdf5 import Contents, Hdf5Decoder
+from ckptdoctor.containers.zip import read_archive
 from ckptdoctor.errors import BombError, CkptDoctorError
 from ckptdoctor.findings import Severity
 from ckptdoctor.formats import keras_zip
@@ -54,8 +56,7 @@ def archive(path: Path, parts: list[tuple[str, bytes]], method: int = zipfile.ZI
 
 def table_of(path: Path, *, trust: bool = True) -> TensorTable:
     source = FileSource(path)
-    assert KerasZip().sniff(source.pread(0, min(4096, source.size)), source)
-    return KerasZip().read(source, ReadOptions(trust_hdf5=trust))
+    return KerasZip().read_archive(read_archive(source), source, ReadOptions(trust_hdf5=trust))
 
 
 def test_stored_weights_are_read_in_place(tmp_path: Path) -> None:
@@ -106,6 +107,36 @@ def test_a_checksum_that_differs_is_seen_while_inflating(tmp_path: Path) -> None
     with table_of(path) as table:
         assert [(f.code, f.severity) for f in table.findings] == [("CK001", Severity.ERROR)]
         assert len(table) == 4
+
+
+def test_a_file_of_its_own_cannot_change_meanwhile(tmp_path: Path) -> None:
+    parts = [*PARTS.items(), ("model.weights.h5", weights())]
+    with table_of(archive(tmp_path / "m.keras", parts, zipfile.ZIP_DEFLATED)) as table:
+        for file in table.files:
+            file.check_unchanged()
+
+
+def test_the_process_that_decodes_ends_when_reading_fails(tmp_path: Path, monkeypatch: Any) -> None:
+    parts = [*PARTS.items(), ("model.weights.h5", weights(compression="gzip"))]
+    path = archive(tmp_path / "m.keras", parts)
+    opened: list[Contents] = []
+    closed: list[Hdf5Decoder] = []
+    real_close = Hdf5Decoder.close
+    real = keras_zip.read_hdf5
+    monkeypatch.setattr(
+        keras_zip, "read_hdf5", lambda *a, **k: opened.append(real(*a, **k)) or opened[-1]
+    )
+    monkeypatch.setattr(
+        Hdf5Decoder, "close", lambda decoder: closed.append(decoder) or real_close(decoder)
+    )
+
+    def crash(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(keras_zip, "name_layers", crash)
+    with pytest.raises(ZeroDivisionError):
+        table_of(path)
+    assert closed == [opened[0].decoder]
 
 
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
@@ -166,7 +197,7 @@ def test_a_flipped_or_cut_archive_gives_a_table_or_a_named_error(tmp_path: Path,
         for changed in (data[:at], data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :]):
             broken.write_bytes(changed)
             try:
-                table = KerasZip().read(FileSource(broken), ReadOptions(trust_hdf5=True))
+                table = table_of(broken)
             except CkptDoctorError:
                 continue
             with table:

@@ -67,7 +67,7 @@ CASES = [
     ("onnx", b"\x08\x07\x12\x07pytorch\x1a", "ONNX", "exported from"),
     ("npy", npy(), r"\.npy", r"np\.savez"),
     ("msgpack", b"\x82\xa6params\x81\xa5dense\x80", "MessagePack", "safetensors"),
-    ("mxnet", b"\x12\x01" + bytes(6) + b"\1", "MXNet", ""),
+    ("mxnet", b"\x12\x01" + bytes(6) + b"\1", "MXNet", "savez"),
     ("gzip", gzip.compress(tarred()), "tar archive compressed by gzip", "unpack"),
     ("gzip", gzip.compress(b"\x80\2}q\0."), "pickle compressed by gzip", "unpack"),
     ("gzip", gzip.compress(b"hello"), "gzip file", "unpack"),
@@ -78,17 +78,17 @@ CASES = [
     ("zstd", b"\x28\xb5\x2f\xfd\4\0\0\0", "Zstandard", "unpack"),
     ("lz4", b"\x04\x22\x4d\x18\4\0\0\0", "LZ4", "unpack"),
     ("zlib", b"\x78\x9c\x03\0\0\0\0\1", "zlib", "unpack"),
-    ("png", b"\x89PNG\r\n\x1a\n", "PNG", ""),
-    ("jpeg", b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG", ""),
-    ("gif", b"GIF89a\1\0", "GIF", ""),
-    ("pdf", b"%PDF-1.7\n", "PDF", ""),
-    ("riff", b"RIFF\x24\0\0\0WAVE", "RIFF", ""),
-    ("program", b"\x7fELF\2\1\1\0", "program", ""),
-    ("sqlite", b"SQLite format 3\0", "SQLite", ""),
-    ("parquet", b"PAR1\x15\4\x15", "Parquet", ""),
-    ("matlab", b"MATLAB 5.0 MAT-file", "MATLAB", ""),
-    ("text", b"import torch\nprint(1)\n", "Python source", ""),
-    ("text", b"epoch,loss\n1,0.5\n", "text.*epoch,loss", ""),
+    ("png", b"\x89PNG\r\n\x1a\n", "PNG", "the weights: PyTorch"),
+    ("jpeg", b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG", "the weights: PyTorch"),
+    ("gif", b"GIF89a\1\0", "GIF", "the weights: PyTorch"),
+    ("pdf", b"%PDF-1.7\n", "PDF", "the weights: PyTorch"),
+    ("riff", b"RIFF\x24\0\0\0WAVE", "RIFF", "the weights: PyTorch"),
+    ("program", b"\x7fELF\2\1\1\0", "program", "the weights: PyTorch"),
+    ("sqlite", b"SQLite format 3\0", "SQLite", "the weights: PyTorch"),
+    ("parquet", b"PAR1\x15\4\x15", "Parquet", "the weights: PyTorch"),
+    ("matlab", b"MATLAB 5.0 MAT-file", "MATLAB", "loadmat"),
+    ("text", b"import torch\nprint(1)\n", "Python source", "that it saves"),
+    ("text", b"epoch,loss\n1,0.5\n", "text.*epoch,loss", "the weights: PyTorch"),
     ("tiny", b"\x80", "1 byte: 80", "download"),
 ]  # fmt: skip
 IDS = [f"{kind}-{i}" for i, (kind, *_) in enumerate(CASES)]
@@ -103,6 +103,7 @@ def test_file_is_named_and_refused(tmp_path, kind, data, message, hint):
     with pytest.raises(FormatError) as caught:
         open_path(path)
     assert re.search(message, caught.value.message)
+    assert caught.value.hint
     assert re.search(hint, caught.value.hint)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400 + len(str(path))

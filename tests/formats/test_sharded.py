@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ckptdoctor.errors import FormatError, UnsupportedError, UsageError
+from ckptdoctor.errors import (
+    ChangedError,
+    FormatError,
+    ReadError,
+    UnsupportedError,
+    UsageError,
+)
 from ckptdoctor.findings import Severity
-from ckptdoctor.formats import open_path
+from ckptdoctor.formats import open_path, sharded
+from ckptdoctor.sources import FileSource
 
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 HELD = {FIRST: {"a.weight": [1, 2]}, SECOND: {"b.weight": [3], "c.bias": [4, 5, 6]}}
@@ -251,6 +258,58 @@ class TestNamesThatLeadOutside:
             assert "regular file" in said(table, "CK003")[0][1]
 
 
+@pytest.fixture
+def file_limit():
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def set_soft(soft):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+
+    yield set_soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.fixture
+def many(tmp_path):
+    shards = {f"w{i}": f"model-{i:05}-of-00090.safetensors" for i in range(90)}
+    for name, shard in shards.items():
+        write_shard(tmp_path / shard, {name: [1]})
+    write_index(tmp_path, shards)
+    return tmp_path
+
+
+class TestWhatIsNotDamage:
+    def test_limit_of_open_files_is_raised_for_many_shards(self, many, file_limit):
+        file_limit(64)
+        with open_path(many) as table:
+            assert len(table) == 90
+            assert table.findings == ()
+
+    def test_too_few_open_files_are_no_finding_about_the_shards(
+        self, many, file_limit, monkeypatch
+    ):
+        file_limit(64)
+        monkeypatch.setattr(sharded, "_allow_open_files", lambda _: None)
+        with pytest.raises(ReadError, match="Too many open files"):
+            open_path(many)
+
+    @pytest.mark.parametrize("error", [ReadError, ChangedError])
+    def test_shard_that_the_machine_withholds_stops_the_reading(self, folder, monkeypatch, error):
+        opened = []
+
+        def withhold(path):
+            if str(path).endswith(SECOND):
+                raise error("as if", where=str(path))
+            opened.append(FileSource(path))
+            return opened[-1]
+
+        monkeypatch.setattr(sharded, "FileSource", withhold)
+        with pytest.raises(error, match="as if"):
+            open_path(folder)
+        assert [source.fd for source in opened] == [-1]
+
+
 class TestFolders:
     def test_names_of_hugging_face_come_first_and_others_are_named(self, folder):
         write_shard(folder / "model.safetensors", {"x": [1]})
@@ -271,9 +330,15 @@ class TestFolders:
         with pytest.raises(UsageError, match=r"2 checkpoints: 'one.pt', 'two.pt'; name one"):
             open_path(tmp_path)
 
-    def test_none_is_wrong_usage(self, tmp_path):
-        with pytest.raises(UsageError, match="no checkpoint"):
+    def test_none_is_wrong_usage_and_says_what_was_looked_for(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("hello")
+        with pytest.raises(UsageError, match=r"no checkpoint: model\.safetensors.*\.keras, \.npz"):
             open_path(tmp_path)
+
+    def test_empty_one_is_wrong_usage_without_advice_to_name_a_file_in_it(self, tmp_path):
+        with pytest.raises(UsageError, match="the folder is empty") as caught:
+            open_path(tmp_path)
+        assert "itself" not in caught.value.hint
 
     @pytest.mark.parametrize(
         ("names", "message"),

@@ -12,7 +12,7 @@ from ckptdoctor.diagnose import diagnose
 from ckptdoctor.findings import Severity, container_finding
 from ckptdoctor.measure.scan import Measured, measure
 from ckptdoctor.report import renderer
-from ckptdoctor.results import ErrorInfo, Report, View
+from ckptdoctor.results import ErrorInfo, Report, View, Wishes
 from ckptdoctor.tensors import TensorTable
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -22,11 +22,12 @@ def report_of(file, arrays, roles=None, findings=(), metadata=None, **wishes):
     table = TensorTable.from_arrays(arrays, roles)
     table = replace(table, path=file, format="torch-zip", metadata=metadata or {})
     measured = measure(table)
-    found = diagnose(table, Measured(measured.stats, tuple(findings)), **wishes)
+    wished = Wishes(**wishes)
+    found = diagnose(table, Measured(measured.stats, tuple(findings)), wished)
     return Report(
         file=file, format=table.format, weights=found.weights, verdict=found.verdict,
         summary=found.summary, findings=found.findings, relevant=found.relevant,
-        table=table, stats=measured.stats, judged=found.judged,
+        table=table, stats=measured.stats, judged=found.judged, wishes=wished,
     )  # fmt: skip
 
 

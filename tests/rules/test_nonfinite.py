@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 
 from ckptdoctor.diagnose import diagnose
+from ckptdoctor.dtypes import DTYPES
 from ckptdoctor.measure.scan import measure
 from ckptdoctor.rules.base import Context
-from ckptdoctor.tensors import BLOCK_BYTES, TensorTable
+from ckptdoctor.sources import Extent, WindowSource
+from ckptdoctor.tensors import BLOCK_BYTES, TensorInfo, TensorTable
 
 INF, NAN = np.inf, np.nan
 
@@ -80,6 +82,37 @@ def test_what_is_meant_to_be_there_is_a_note(name, values):
 def test_damage_under_a_similar_name_or_pattern_is_an_error(name, values, code):
     assert (code, name, "error") in codes({name: values})
     assert not any(found == "NF003" for found, *_ in codes({name: values}))
+
+
+def stored(name, dtype, values):
+    """Table with one tensor of any dtype, as its bytes."""
+    pairs = dtype == "complex32"
+    with np.errstate(all="ignore"):  # types without infinity take what comes nearest
+        flat = values.astype(np.float16 if pairs else DTYPES[dtype].numpy)
+    data = (np.stack([flat, 0 * np.zeros_like(flat)], -1) if pairs else flat).tobytes()
+    extent = Extent(WindowSource.over(data, "m"), 0, len(data))
+    info = TensorInfo(name=name, path=(name,), dtype=dtype, shape=values.shape, extent=extent)
+    return TensorTable(path="m", format="f", infos={name: info})
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    "dtype", [d.name for d in DTYPES.values() if d.kind in ("float", "complex")]
+)
+@pytest.mark.parametrize("name", ["x", "mask", "fc.weight"])
+def test_every_floating_type_is_judged(dtype, name):
+    infinities = causal(4)[0] if name != "fc.weight" else np.float32([[1, -INF], [INF, NAN]])
+    table = stored(name, dtype, infinities)
+    stats = measure(table).stats[name]
+    found = {f.code for f in diagnose(table, measure(table)).findings}
+    if name == "fc.weight" or (name == "x" and DTYPES[dtype].kind == "complex"):
+        expected = {"NF001"} if stats.nan else set()
+        expected |= {"NF002"} if stats.posinf or stats.neginf else set()
+    elif stats.nan:  # a type that has no infinity turned it into NaN
+        expected = {"NF001"}
+    else:
+        expected = {"NF003"} if stats.neginf else set()
+    assert found == expected
 
 
 def test_head_bias_is_damage_when_its_weight_is():
