@@ -351,7 +351,11 @@ def _write_report(kind: str, file: str, reports: Iterable[Report], wish: _Inspec
 def _run_formats(wish: _ListFormats) -> int:
     from .formats import ADAPTERS  # noqa: PLC0415
 
-    rows = [{"name": a.name, "summary": a.summary, "spec": a.spec} for a in ADAPTERS]
+    rows = [
+        {"name": name, "summary": summary, "spec": adapter.spec}
+        for adapter in ADAPTERS
+        for name, summary in adapter.names.items()
+    ]
     if wish.format == "json":
         from json import dumps  # noqa: PLC0415
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -394,6 +395,16 @@ class TestOutput:
         assert "\\x1b" in out
         assert "\\x1b" in err
 
+    @pytest.mark.parametrize("ending", ["keras", "weights.h5", "h5"])
+    def test_founding_case_names_its_layer_in_80_columns(self, ending, capsys, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "80")
+        name = f"sample_checkpoints/sick/bn001-overflow-skipped-step.{ending}"
+        assert run(["inspect", str(Path(__file__).parents[1] / name)]) == 1
+        report, _, table = capsys.readouterr().out.partition("tensor  ")
+        findings = report[report.index("NF001") :]
+        assert findings.count("post_bn") == 2
+        assert table.count("post_bn") == 2
+
     def test_width_is_what_columns_says(self, monkeypatch):
         monkeypatch.setenv("COLUMNS", "133")
         assert width_of(sys.stdout) == 133
@@ -407,6 +418,9 @@ class TestOutput:
         rows = json.loads(capsys.readouterr().out)["formats"]
         assert len(rows) == len(text.splitlines()) > 3
         assert all(row["name"] and row["summary"] and row["spec"] for row in rows)
+        names = {row["name"] for row in rows}
+        assert {"keras-weights-h5", "hdf5", "torch-sharded", "torch-legacy-tar"} < names
+        assert all(f"{name} " in text for name in names)
 
     def test_version(self, capsys):
         assert run(["--version"]) == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,6 +24,12 @@ __all__ = [
 
 MAX_OPCODES: Final = 16_000_000
 """About 450,000 tensors; the machine then has spent some 5 seconds and 2 GB at the very most."""
+
+MAX_CONTAINERS: Final = 4_000_000
+"""Dictionaries, lists, sets and calls: 120 bytes each that a file spells with one."""
+
+MAX_HASHING: Final = 10_000
+"""Elements hashed for one dictionary key; a loader hangs on a key that is a tuple of 2^48."""
 
 MAX_LINE: Final = 65_536
 MAX_NAME: Final = 1_000
@@ -102,7 +108,8 @@ class Unpickled:
 
     ``end`` is the offset in the data behind its STOP; ``globals`` every name it mentions, in order;
     ``computed`` the offsets of calls whose callee is itself the result of a call; ``persistents``
-    all references to the outside.
+    all references to the outside; ``endless`` the offsets where loading would hash a tuple that
+    unfolds without end.
     """
 
     value: Any
@@ -110,6 +117,7 @@ class Unpickled:
     globals: tuple[Global, ...]
     computed: tuple[int, ...]
     persistents: tuple[Persistent, ...]
+    endless: tuple[int, ...]
 
 
 class Stop(Exception):
@@ -137,13 +145,15 @@ class Machine:
 
     __slots__ = (
         *("base", "computed", "data", "globals", "limit", "marks", "memo", "persistent_load"),
-        *("persistents", "pos", "stack", "where"),
+        *("endless", "hashed", "made", "persistents", "pos", "stack", "where"),
     )
 
     def __init__(self, data: bytes, where: str, base: int, limit: int) -> None:
         self.data, self.pos, self.where, self.base, self.limit = data, 0, where, base, limit
         self.persistent_load: Callable[[Any], Any] = Persistent
         self.persistents: list[Persistent] = []
+        self.endless: list[int] = []
+        self.hashed = self.made = 0
         self.stack: list[Any] = []
         self.marks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -157,6 +167,7 @@ class Machine:
             tuple(self.globals.values()),
             tuple(self.computed),
             tuple(self.persistents),
+            tuple(self.endless),
         )
 
     def run(self) -> Any:
@@ -234,10 +245,32 @@ class Machine:
             self.globals[key] = found
         return found
 
+    def count(self) -> None:
+        """Count a container that is made; each takes a hundred times its opcode."""
+        self.made += 1
+        if self.made > MAX_CONTAINERS:
+            message = f"expected at most {MAX_CONTAINERS:,} containers in a pickle, found more"
+            raise BombError(message, where=self.place(self.pos))
+
+    def hash(self, keys: Iterable[Any]) -> None:
+        """Note keys whose hash a loader would never finish: tuples of the same tuples, and so on."""
+        for key in keys:
+            if type(key) is not tuple or self.endless:
+                continue
+            todo, start = [key], self.hashed
+            while todo and self.hashed - start <= MAX_HASHING and self.hashed < 100 * MAX_HASHING:
+                self.hashed += 1
+                todo.extend(part for part in todo.pop() if type(part) is tuple)
+            if todo:
+                self.endless.append(self.base + self.pos - 1)
+
     def call(self, callee: Any, args: Any) -> Call:
+        self.count()
         if type(callee) is Global:
             callee.called = True
-            if callee.module not in _QUIET:
+            if callee.name in _HASHING:
+                self.hash(_keys_of(args))
+            if args and callee.module != "torch._utils":  # half of all calls; they allocate nothing
                 self.note_arguments(callee, args)
         else:
             self.computed.append(self.base + self.pos - 1)
@@ -245,14 +278,39 @@ class Machine:
 
     @staticmethod
     def note_arguments(callee: Global, args: Any) -> None:
-        if type(args) is not tuple:
+        if type(args) not in (tuple, list):
             return
+        size = 1
         for arg in args:
-            if type(arg) is int and arg > callee.largest:
-                callee.largest = arg
-            elif type(arg) is Call:
+            # one level down as well: a shape is a tuple of numbers
+            for number in arg if type(arg) in (tuple, list) and len(arg) <= 64 else (arg,):
+                if type(number) is int and number > 0:
+                    size = min(size * number, 1 << 64)
+            if type(arg) is Call and not _is_encoding(arg):
                 callee.indirect = True
+            elif type(arg) is Global and callee.name in _BINDING:
+                arg.called = True  # by whoever calls what is made here
+        callee.largest = max(callee.largest, size)
 
 
-_QUIET = frozenset({"torch._utils", "collections"})
-"""Modules whose calls are too many to look into, and whose functions allocate nothing by size."""
+_BINDING = frozenset({"partial", "defaultdict", "_rebuild_from_type", "_rebuild_from_type_v2"})
+"""Calls that call, or keep to call later, the functions among their arguments."""
+
+_HASHING = frozenset({"OrderedDict", "dict", "set", "frozenset", "Counter", "defaultdict"})
+"""Constructors that hash the elements, or the keys, of what they are given."""
+
+
+def _keys_of(args: Any) -> Iterable[Any]:
+    for arg in args if type(args) in (tuple, list) else ():
+        if type(arg) is PDict:
+            yield from (key for key, _ in arg.pairs)
+        elif type(arg) in (tuple, list):
+            for item in arg:
+                yield item
+                if type(item) in (tuple, list) and len(item) == 2:
+                    yield item[0]
+
+
+def _is_encoding(call: Call) -> bool:
+    """Whether a call is bytes as protocol 2 spells them."""
+    return type(call.callee) is Global and call.callee.dotted == "_codecs.encode"

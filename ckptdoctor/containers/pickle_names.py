@@ -147,13 +147,19 @@ NOTED: Mapping[str, str] = {
     "copyreg._reconstructor": "makes an object of a class, which is judged by its own name",
     "copy_reg._reconstructor": "makes an object of a class, which is judged by its own name",
     "copyreg.__newobj__": "makes an object of a class, which is judged by its own name",
+    "torch.ScriptObject": "packed weights of dynamic quantisation",
+    "torch.utils.hooks.RemovableHandle": "hooks of lazy modules",
+    "torch.amp.grad_scaler._refresh_per_optimizer_state": "in pickled GradScalers",
+    "torch.cuda.amp.grad_scaler._refresh_per_optimizer_state": "in pickled GradScalers",
+    "torch._C.Generator": "a random state kept for resuming",
     "torch.nn.backends.thnn._get_thnn_function_backend": "in modules pickled before torch 1.0",
     **{
         f"numpy.random.{name}": "a random state kept for resuming"
         for name in (
             *("mtrand.RandomState", "_pickle.__randomstate_ctor", "__RandomState_ctor"),
             *("_pickle.__bit_generator_ctor", "_pickle.__generator_ctor", "_mt19937.MT19937"),
-            *("_pcg64.PCG64", "_generator.Generator"),
+            *("_pcg64.PCG64", "_generator.Generator", "bit_generator.SeedSequence"),
+            "bit_generator.__pyx_unpickle_SeedSequence",
         )
     },
 }
@@ -178,113 +184,22 @@ TORCH_VALUES: Final = (
 )
 """torch functions that pickled modules keep as attributes: a note while nothing calls them."""
 
-OLD_STDLIB: Final = frozenset(
-    # One string keeps 130 names readable.
-    [
-        "__builtin__",
-        "__builtins__",
-        "copy_reg",
-        "cPickle",
-        "cStringIO",
-        "StringIO",
-        "commands",
-        "popen2",
-        "os2",
-        "os2emxpath",
-        "posixfile",
-        "test",
-        "exceptions",
-        "urllib2",
-        "urlparse",
-        "httplib",
-        "ConfigParser",
-        "Queue",
-        "SocketServer",
-        "Cookie",
-        "cookielib",
-        "HTMLParser",
-        "htmlentitydefs",
-        "thread",
-        "dummy_thread",
-        "dummy_threading",
-        "imp",
-        "asyncore",
-        "asynchat",
-        "smtpd",
-        "distutils",
-        "aifc",
-        "audioop",
-        "cgi",
-        "cgitb",
-        "chunk",
-        "crypt",
-        "imghdr",
-        "mailcap",
-        "msilib",
-        "nis",
-        "nntplib",
-        "ossaudiodev",
-        "pipes",
-        "sndhdr",
-        "spwd",
-        "sunau",
-        "telnetlib",
-        "uu",
-        "xdrlib",
-        "formatter",
-        "parser",
-        "symbol",
-        "macpath",
-        "binhex",
-        "_bootlocale",
-        "fpformat",
-        "md5",
-        "sha",
-        "sets",
-        "rexec",
-        "Bastille",
-        "user",
-        "mimetools",
-        "mimify",
-        "new",
-        "ihooks",
-        "compiler",
-        "dircache",
-        "fl",
-        "sgmllib",
-        "statvfs",
-        "toaiff",
-        "UserDict",
-        "UserList",
-        "UserString",
-        "anydbm",
-        "whichdb",
-        "dbhash",
-        "dumbdbm",
-        "gdbm",
-        "robotparser",
-        "SimpleHTTPServer",
-        "BaseHTTPServer",
-        "CGIHTTPServer",
-        "xmlrpclib",
-        "SimpleXMLRPCServer",
-        "DocXMLRPCServer",
-        "Tkinter",
-        "tkMessageBox",
-        "_winreg",
-        "repr",
-        "bsddb",
-        "hotshot",
-        "lib2to3",
-        "nt",
-        "ntpath",
-        "_winapi",
-        "winreg",
-        "msvcrt",
-        "winsound",
-        "riscos",
-        "ce",
-        "java",
-    ]
-)
-"""Standard-library modules that the running Python no longer, or on this system never, had."""
+_OLD_STDLIB: Final = """
+__builtin__ __builtins__ copy_reg cPickle cStringIO StringIO commands popen2 os2 os2emxpath
+posixfile test exceptions urllib2 urlparse httplib ConfigParser Queue SocketServer Cookie
+cookielib HTMLParser htmlentitydefs thread dummy_thread dummy_threading imp asyncore asynchat
+smtpd distutils aifc audioop cgi cgitb chunk crypt imghdr mailcap msilib nis nntplib ossaudiodev
+pipes sndhdr spwd sunau telnetlib uu xdrlib formatter parser symbol macpath binhex _bootlocale
+fpformat md5 sha sets rexec Bastille user mimetools mimify new ihooks compiler dircache fl
+sgmllib statvfs toaiff UserDict UserList UserString anydbm whichdb dbhash dumbdbm gdbm
+robotparser SimpleHTTPServer BaseHTTPServer CGIHTTPServer xmlrpclib SimpleXMLRPCServer
+DocXMLRPCServer Tkinter tkMessageBox _winreg repr bsddb hotshot lib2to3 nt ntpath _winapi winreg
+msvcrt winsound riscos ce java _interpreters _xxsubinterpreters _testcapi _testinternalcapi
+_ctypes_test _pyrepl _pylong _pydatetime __hello__ __phello__ xxlimited xxsubtype annotationlib
+compression _colorize _suggestions _opcode_metadata _apple_support _ios_support _android_support
+sitecustomize usercustomize future_builtins imputil mutex mhlib rfc822 dl htmllib multifile
+stringold strop sre xmllib Tix ttk tkFileDialog ScrolledText Dialog FileDialog macurl2path MacOS
+Carbon EasyDialogs FrameWork pip setuptools _distutils_hack pkg_resources
+"""
+OLD_STDLIB: Final = frozenset(_OLD_STDLIB.split())
+"""Modules of some standard library that the running Python does not list, and what installs code."""

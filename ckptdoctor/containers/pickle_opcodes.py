@@ -289,17 +289,20 @@ def _tuple3(m: Machine) -> None:
 
 @opcode(b"]")
 def _empty_list(m: Machine) -> None:
+    m.count()
     m.stack.append([])
 
 
 @opcode(b"l")
 def _list(m: Machine) -> None:
+    m.count()
     items = m.pop_mark()
     m.stack.append(items)
 
 
 @opcode(b"}")
 def _empty_dict(m: Machine) -> None:
+    m.count()
     m.stack.append(PDict())
 
 
@@ -311,18 +314,23 @@ def _pairs(m: Machine, items: list[Any]) -> list[tuple[Any, Any]]:
 
 @opcode(b"d")
 def _dict(m: Machine) -> None:
+    m.count()
     items = m.pop_mark()
+    m.hash(items[::2])
     m.stack.append(PDict(_pairs(m, items)))
 
 
 @opcode(b"\x8f")
 def _empty_set(m: Machine) -> None:
+    m.count()
     m.stack.append(PSet())
 
 
 @opcode(b"\x91")
 def _frozenset(m: Machine) -> None:
+    m.count()
     items = m.pop_mark()
+    m.hash(items)
     m.stack.append(PSet(items))
 
 
@@ -349,6 +357,7 @@ def _extend(m: Machine, items: list[Any]) -> None:
     if type(target) is list:
         target.extend(items)
     elif type(target) is PSet:
+        m.hash(items)
         target.elements.extend(items)
     elif type(target) is Call:
         target.elements = target.elements or []
@@ -373,6 +382,7 @@ def _update(m: Machine, pairs: list[tuple[Any, Any]]) -> None:
     target = m.stack[-1]
     if type(target) not in (PDict, Call):
         raise m.bad(f"keys are set on a {type(target).__name__}")
+    m.hash(key for key, _ in pairs if type(key) is tuple)
     target.pairs = target.pairs or []
     target.pairs.extend(pairs)
 
@@ -435,6 +445,7 @@ def _newobj_ex(m: Machine) -> None:
 
 
 def _new(m: Machine, cls: Any, args: Any) -> Call:
+    m.count()
     if type(cls) is Global:
         cls.built = True
         m.note_arguments(cls, args)

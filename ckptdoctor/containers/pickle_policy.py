@@ -18,11 +18,14 @@ from .pickle_names import NOTED, OLD_STDLIB, SILENT, TORCH_CLASSES, TORCH_VALUES
 
 __all__ = ["findings_about", "judge", "scan_pickles"]
 
-_SIZED: Final = re.compile(r"(builtins|__builtin__)\.(bytes|bytearray|unicode|str)|torch.*Storage")
+_SIZED: Final = re.compile(
+    r"(builtins|__builtin__|torch|numpy|copyreg|copy_reg|fractions|decimal)\..*"
+)
 _EXPANDING: Final = re.compile(
     r"(builtins|__builtin__)\.(list|tuple|set|frozenset|bytes|bytearray)|collections\.deque"
 )
 _TENSOR_TYPE: Final = re.compile(r"torch\.(cuda\.|sparse\.|cuda\.sparse\.)?[A-Za-z0-9]*Tensor")
+MAX_RANGE: Final = 1 << 20
 MAX_ALLOCATION: Final = 1 << 26
 """64 MiB: no constructor of plain data in a checkpoint has a reason to ask for more."""
 
@@ -40,6 +43,11 @@ def judge(used: Global) -> tuple[Severity | None, str]:
     name = used.dotted
     if used.computed:
         return Severity.ERROR, "a name that the pickle computes while it is loaded"
+    if (
+        name in ("builtins.range", "__builtin__.xrange", "__builtin__.range")
+        and used.largest > MAX_RANGE
+    ):
+        return Severity.ERROR, f"a range of {used.largest:.3g} numbers, for another call to expand"
     if not name.isascii() or not re.fullmatch(r"[\w.]+", used.module) or "." in used.name:
         return Severity.ERROR, "not a plain module and name"
     if not used.name.isidentifier():
@@ -48,6 +56,8 @@ def judge(used: Global) -> tuple[Severity | None, str]:
         return Severity.ERROR, f"asked to allocate {used.largest:.3g} elements"
     if used.indirect and _EXPANDING.fullmatch(name):
         return Severity.ERROR, "expands the result of another call without bound"
+    if name == "numpy.ndarray" and (used.called or used.built):
+        return Severity.ERROR, "allocates whatever size the file names"
     if name in SILENT:
         return None, SILENT[name]
     if name in NOTED:
@@ -77,7 +87,7 @@ def _judge_torch(used: Global) -> tuple[Severity, str]:
         if not used.called and not used.built:
             return Severity.NOTE, "a torch class kept as a value"
         return Severity.ERROR, "a torch class that no model file needs to instantiate"
-    if not used.called:
+    if not used.called and used.name not in sys.stdlib_module_names:
         for package, reason in TORCH_VALUES:
             if name.startswith(package):
                 return Severity.NOTE, reason
@@ -98,7 +108,7 @@ def _looks_like_a_class(name: str) -> bool:
 
 
 def findings_about(
-    names: Iterable[Global], computed: Iterable[int], where: str
+    names: Iterable[Global], computed: Iterable[int], where: str, endless: Iterable[int] = ()
 ) -> tuple[Finding, ...]:
     """CK002 findings: one per name that is an error, one for all that are worth a note.
 
@@ -110,6 +120,8 @@ def findings_about(
         Offsets of calls whose callee is the result of another call.
     where
         ``file:member`` of the pickle.
+    endless
+        Offsets where loading would hash a tuple that unfolds without end.
     """
     found = Tally(where)
     noted: list[str] = []
@@ -127,6 +139,10 @@ def findings_about(
             "the pickle calls, or changes, what another call returned: loading it can run code"
         )
         found.add(_ck002(Severity.ERROR, message, f"{where}+{offset}", "<computed>"))
+    for offset in endless:
+        message = "a key is a tuple that unfolds without end: hashing it, loading hangs"
+        place = f"{where}+{offset}"
+        found.add(container_finding("CK005", Severity.ERROR, message, where=place, unsafe=True))
     if noted:
         shown = ", ".join(name[:80] for name in noted[:4])
         more = f" and {len(noted) - 4} more" if len(noted) > 4 else ""
@@ -159,7 +175,7 @@ def scan_pickles(data: bytes, where: str, base: int = 0) -> tuple[Finding, ...]:
             seen, start = error.seen, len(data)
         else:
             start = seen.end
-        for finding in findings_about(seen.globals, seen.computed, where):
+        for finding in findings_about(seen.globals, seen.computed, where, seen.endless):
             found.add(finding)
     message = f"more than {MAX_PICKLES:,} pickles in a row; the rest was not looked into"
     found.add(container_finding("CK005", Severity.ERROR, message, where=where, unsafe=True))

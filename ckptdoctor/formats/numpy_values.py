@@ -90,7 +90,7 @@ def _build(
 ) -> Array | None:
     if dtype is None or data is None or type(shape) is not tuple or len(shape) > 32:
         return None
-    if any(type(n) is not int or n < 0 for n in shape):
+    if any(type(n) is not int or not 0 <= n < 1 << 60 for n in shape):
         return None
     if math.prod(shape) * dtype.itemsize != len(data) or of_numpy(dtype) is None:
         return None

@@ -58,7 +58,7 @@ class PickleStream:
             return found
 
     def _judge(self, seen: Unpickled) -> None:
-        for finding in findings_about(seen.globals, seen.computed, self.source.name):
+        for finding in findings_about(seen.globals, seen.computed, self.source.name, seen.endless):
             if (
                 finding not in self.findings
             ):  # storages and tensors name the same types over and over

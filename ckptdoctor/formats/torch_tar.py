@@ -7,6 +7,7 @@ import tarfile
 from typing import Any
 
 from ..containers.pickle import Call, Global, Persistent
+from ..containers.pickle_policy import scan_pickles
 from ..dtypes import DTYPES
 from ..errors import FormatError, TruncatedError
 from ..sources import Extent, FileSource, WindowSource
@@ -39,6 +40,14 @@ def read_tar(source: FileSource) -> TensorTable:
     tensors = _read_tensors(described, references)
     known = {**references, **tensors}
     root = objects.next(lambda pid: known.get(key_of(pid), Persistent(pid)))
+    others = [
+        finding
+        for name, start in (("pickle", objects.pos), ("sys_info", 0))
+        if name in members
+        for finding in scan_pickles(
+            members[name].pread(start, members[name].size - start), members[name].name, start
+        )
+    ]
     tree = TreeReader(Resolver(storages.find), source.name, root.end).read(root.value)
     findings = (*listed.findings, *described.findings, *objects.findings)
     return TensorTable(
@@ -48,7 +57,7 @@ def read_tar(source: FileSource) -> TensorTable:
         metadata={"framework": "torch"},
         scalars=tree.scalars,
         layers=tree.layers,
-        findings=(*findings, *storages.findings, *tree.findings),
+        findings=(*findings, *storages.findings, *tree.findings, *others),
         files=(source,),
     )
 
@@ -63,10 +72,14 @@ def _members(source: FileSource) -> dict[str, WindowSource]:
             file.seek(0)
             for member in archive:
                 name = member.name.removeprefix("./")
-                if member.isreg() and name in _MEMBERS:
-                    label = f"{source.name}:{name}"
-                    window = WindowSource(label, source, member.offset_data, member.size)
-                    found.setdefault(name, window)
+                if name not in (*_MEMBERS, "sys_info"):
+                    continue
+                if name in found or not member.isreg() or member.issparse():
+                    hint = "get the file again from where it came from"
+                    message = f"member {name!r} stands there twice, or is no plain file"
+                    raise FormatError(message, where=source.name, hint=hint)
+                label = f"{source.name}:{name}"
+                found[name] = WindowSource(label, source, member.offset_data, member.size)
     except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
         raise FormatError(f"the tar archive cannot be read: {error}", where=source.name) from None
     return found

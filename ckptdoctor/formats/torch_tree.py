@@ -23,9 +23,6 @@ FREE_VISITS: Final = 50_000
 """Containers visited beyond one for each byte of the pickle, since shared ones count again: a list
 that holds another list twice, forty times over, has 2^40 paths in 200 bytes."""
 
-MAX_HASHING: Final = 10_000
-"""Elements hashed for one dictionary key; a loader hangs on a key that is a tuple of 2^48."""
-
 MAX_SCALARS: Final = 20_000
 
 
@@ -100,8 +97,6 @@ class TreeReader:
             for index, item in enumerate(elements):
                 if type(item) is not str:
                     self._step(item, str(index), path, module, role)
-            if kind is PSet:
-                self._check_hashing(elements, path + module)
         self._open.discard(id(value))
 
     def _step(
@@ -141,8 +136,6 @@ class TreeReader:
         role: Role | None,
     ) -> None:
         for key, item in pairs:
-            if type(key) is not str:
-                self._check_hashing((key,), path + module)
             if type(item) is not str:
                 self._step(item, _label(key), path, module, role)
 
@@ -159,6 +152,8 @@ class TreeReader:
             self._walk_module(call, attributes, path, module, role)
             return
         if is_plain_dict(call):
+            for arg in call.args if type(call.args) is tuple else ():
+                self._walk_pairs(_pairs_of(arg), path, module, role)
             self._walk_pairs(call.pairs, path, module, role)
             return
         if type(call.callee) is Global and call.callee.module.startswith("__torch__"):
@@ -277,15 +272,6 @@ class TreeReader:
         message = f"tensor {name[:120]!r} cannot be read: {refusal}"
         self._find(refusal.code, Severity.ERROR, message, tensor=name)
 
-    def _check_hashing(self, keys: Any, path: tuple[str, ...]) -> None:
-        for key in keys:
-            if type(key) is tuple and _hashing(key) > MAX_HASHING:
-                message = (
-                    f"a key at {_shown(path)} is a tuple that unfolds without end: loading hangs"
-                )
-                self._find("CK005", Severity.ERROR, message, unsafe=True)
-                return
-
     def _find(self, code: str, severity: Severity, message: str, **more: Any) -> None:
         self._found.add(container_finding(code, severity, message, where=self.where, **more))
 
@@ -295,6 +281,14 @@ _MODULE_MACHINERY = frozenset(
     | {f"_{when}_hooks" for when in ("forward", "backward", "forward_pre", "state_dict")}
     | {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_backward_pre_hooks"}
 )
+
+
+def _pairs_of(arg: Any) -> list[tuple[Any, Any]]:
+    """Pairs of a dictionary's constructor: Python 2 pickles an OrderedDict as a list of them."""
+    if isinstance(arg, PDict):
+        return arg.pairs
+    items = arg if type(arg) in (list, tuple) else ()
+    return [(i[0], i[1]) for i in items if type(i) in (list, tuple) and len(i) == 2]
 
 
 def _string_pairs(value: Any) -> list[tuple[str, Any]]:
@@ -322,13 +316,3 @@ def _label(key: Any) -> str:
 
 def _shown(path: tuple[str, ...]) -> str:
     return repr(".".join(path)[:120]) if path else "its top"
-
-
-def _hashing(key: tuple[Any, ...]) -> int:
-    """Elements that hashing a tuple touches, counted once per path, up to `MAX_HASHING`."""
-    todo, count = [key], 0
-    while todo and count <= MAX_HASHING:
-        count += 1
-        item = todo.pop()
-        todo.extend(part for part in item if type(part) is tuple)
-    return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -246,8 +247,10 @@ def _qtensor(
     if type(params) is not tuple or len(params) < 3 or type(params[0]) is not Global:
         raise Refusal("its quantiser is no tuple of a scheme, scale and zero point")
     more: dict[str, Any] = {"scheme": params[0].name, "encoding": "quantised"}
-    if type(params[1]) in (float, int) and type(params[2]) is int:
-        more |= {"scale": float(params[1]), "zero_point": params[2]}
+    if type(params[1]) is float and type(params[2]) is int:
+        if not math.isfinite(params[1]) or params[1] == 0:
+            raise Refusal(f"its scale is {params[1]}")
+        more |= {"scale": params[1], "zero_point": params[2]}
     else:
         more["parts"] = {"scale": params[1], "zero_point": params[2]}
         more["axis"] = params[3] if len(params) > 3 and type(params[3]) is int else None
@@ -292,7 +295,8 @@ def _check_sparse(r: Resolver, parts: Mapping[str, Any]) -> None:
             raise Refusal(f"its indices of shape {indices.shape} do not match its values")
         return
     pointers, plain = (r.inner(v) for k, v in parts.items() if k != "values")
-    if not pointers.shape or not values.shape or plain.shape[-1:] != values.shape[:1]:
+    batch = len(pointers.shape)  # its dimensions, and one for the entries
+    if not batch or plain.shape != values.shape[:batch]:
         raise Refusal("its index tensors do not match its values")
     if pointers.extent is not None and pointers.extent.length and pointers.strides is None:
         width = DTYPES[pointers.dtype].itemsize
@@ -348,4 +352,9 @@ def is_plain_dict(value: Any) -> bool:
         return True
     if type(value) is not Call or type(value.callee) is not Global:
         return False
-    return value.callee.dotted in ("collections.OrderedDict", "collections.defaultdict")
+    return value.callee.dotted in _DICTIONARIES
+
+
+_DICTIONARIES = frozenset(
+    {"collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict"}
+)

@@ -20,6 +20,9 @@ from .zip_kinds import find_top
 
 __all__ = ["MAX_PICKLE", "TorchArchive", "TorchZip"]
 
+MAX_RATIO: Final = 100
+"""A pickle of 100,000 tensors deflates to a tenth; 1,000 is a bomb."""
+
 MAX_PICKLE: Final = 1 << 29
 """512 MiB: a pickle of references to a million tensors has 200; it is held in memory."""
 
@@ -48,6 +51,13 @@ class TorchZip:
 
 def _advice_about_top(torch: TorchArchive) -> list[Finding]:
     found = []
+    tops = {m.name.partition("/")[0] for m in torch.archive.members if "/" in m.name}
+    tops.discard("__MACOSX")  # the archive's reader reports it
+    if len(tops) > 1 and torch.top:
+        message = (
+            f"{len(tops)} folders at the top: torch takes that of the first member, or refuses"
+        )
+        found.append(torch.finding("CK005", Severity.ERROR, message))
     if not torch.top:
         message = "its members stand at the top of the archive, not in a folder as torch.load wants"
         found.append(torch.finding("CK005", Severity.WARNING, message))
@@ -103,7 +113,7 @@ class TorchArchive:
         where = f"{self.path}:{self.top}{name}"
         if member is None:
             raise FormatError("the archive has no such member", where=where)
-        data = self.archive.read(member, MAX_PICKLE)
+        data = self.archive.read(member, _most(member))
         self._read.add(member.name)
         try:
             unpickled = unpickle(data, where)
@@ -123,7 +133,7 @@ class TorchArchive:
         names = seen.globals
         if self.own is not None:
             names = tuple(used for used in names if not used.module.startswith(self.own))
-        return findings_about(names, seen.computed, where)
+        return findings_about(names, seen.computed, where, seen.endless)
 
     def tree(self, unpickled: Unpickled, name: str, folder: str = "data", **more: Any) -> Tree:
         """Name the tensors of an unpickled object; ``folder`` holds its storages."""
@@ -155,7 +165,7 @@ class TorchArchive:
         else:
             extent = Extent(self.archive.open(member), 0, member.size)
         expected = DTYPES[dtype or "uint8"].nbytes(max(0, numel))
-        if expected != extent.length:
+        if expected != extent.length and DTYPES[dtype or "uint8"].bits >= 8:
             message = f"storage {name!r:.120} should have {expected} bytes, the archive holds"
             message += f" {extent.length}"
             self.findings.append(
@@ -212,9 +222,14 @@ class TorchArchive:
             if read or member.broken or not _may_be_pickle(member):
                 continue
             where = f"{self.path}:{member.name}"
-            data = self.archive.read(member, MAX_PICKLE)
+            data = self.archive.read(member, _most(member))
             yield from scan_pickles(data, where, 0)
 
 
+def _most(member: Member) -> int:
+    """Bytes that a pickle may have: as stored, or what compressing real ones gains."""
+    return min(MAX_PICKLE, max(1 << 20, MAX_RATIO * member.stored))
+
+
 def _may_be_pickle(member: Member) -> bool:
-    return member.name.endswith((".pkl", ".pickle")) and member.size <= MAX_PICKLE
+    return member.name.lower().endswith((".pkl", ".pickle", ".p", ".pk", ".joblib"))

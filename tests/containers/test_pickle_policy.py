@@ -23,7 +23,8 @@ def used(dotted, **marks):
 
 @pytest.mark.parametrize("dotted", sorted(SILENT))
 def test_the_allow_list_is_silent_and_reasoned(dotted):
-    assert judge(used(dotted, called=True)) == (None, SILENT[dotted])
+    called = dotted != "numpy.ndarray"  # named for each array, never called itself
+    assert judge(used(dotted, called=called)) == (None, SILENT[dotted])
     assert SILENT[dotted]
 
 
@@ -113,7 +114,7 @@ def test_allocating_more_than_64_mib_is_an_error(largest, wanted):
 def test_expanding_a_call_is_an_error():
     data = b"cbuiltins\nlist\n(cbuiltins\nrange\n(L999999999999L\ntRtR."
     names = {g.dotted: judge(g)[0] for g in unpickle(data, "x").globals}
-    assert names == {"builtins.list": Severity.ERROR, "builtins.range": Severity.NOTE}
+    assert names == {"builtins.list": Severity.ERROR, "builtins.range": Severity.ERROR}
 
 
 def test_notes_are_told_once_for_all():

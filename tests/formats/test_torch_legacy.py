@@ -173,6 +173,26 @@ def test_a_damaged_tar_is_refused(read_bytes, damage):
         read_bytes(tb.tar(tar_form() | damage))
 
 
+def test_a_tar_with_a_member_twice_is_refused(read_bytes):
+    import io
+    import tarfile
+
+    buffer = io.BytesIO(tb.tar(tar_form()))
+    with tarfile.open(fileobj=buffer, mode="a") as out:
+        info = tarfile.TarInfo("pickle")
+        info.size = 2
+        out.addfile(info, io.BytesIO(b"N."))
+    with pytest.raises(FormatError, match="twice"):
+        read_bytes(buffer.getvalue())
+
+
+def test_code_in_sys_info_and_behind_the_pickle_is_reported(read_bytes):
+    evil = tb.pickled(tb.call("os", "system", "true"))
+    good = tb.pickled({"w": tb.item(22) + b"Q"})
+    for changed in ({"sys_info": evil, "pickle": good}, {"pickle": good + evil}):
+        assert codes(read_bytes(tb.tar(tar_form() | changed))) == ["CK002"]
+
+
 def test_a_tar_without_its_members_is_refused(read_bytes):
     with pytest.raises(FormatError, match="no member 'storages'"):
         read_bytes(tb.tar({"pickle": b"."}))

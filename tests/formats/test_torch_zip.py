@@ -400,6 +400,54 @@ def test_a_key_that_hashes_without_end_is_an_error(table_of):
     assert codes(table, Severity.ERROR) == ["CK005"]
 
 
+ENDLESS = b")" + b"2\x86" * 60
+HASHING = {
+    "key of a discarded dictionary": b"}(" + ENDLESS + b"K\x01u0K\x05",
+    "element of a frozenset": b"(" + ENDLESS + b"\x91",
+    "pair given to OrderedDict": b"ccollections\nOrderedDict\n(](" + ENDLESS + b"K\x01\x86etR",
+}
+
+
+@pytest.mark.parametrize("bomb", HASHING.values(), ids=HASHING.keys())
+def test_hashing_without_end_is_an_error_wherever_it_stands(table_of, bomb):
+    table = table_of({"a": tb.tensor(tb.storage("0"), (6,)), "x": bomb})
+    assert list(table) == ["a"]
+    assert set(codes(table, Severity.ERROR)) == {"CK005"}
+    assert table.findings[0].unsafe
+
+
+def test_an_ordered_dict_of_pairs_is_a_dictionary(table_of):
+    pairs = b"](" + b"](" + tb.item("w") + tb.tensor(tb.storage("0"), (6,)) + b"ee"
+    value = tb.name("collections", "OrderedDict") + b"(" + pairs + b"tR"
+    assert list(table_of(value)) == ["w"]
+
+
+def test_bytes_as_protocol_2_spells_them_are_no_alarm(table_of):
+    encoded = tb.call("_codecs", "encode", "abc", "latin1")
+    table = table_of({"b": tb.call("__builtin__", "bytearray", encoded)}, {})
+    assert [f.severity for f in table.findings] == [Severity.NOTE]
+
+
+ALLOCATING = {
+    "torch.Tensor": tb.call("torch", "Tensor", 1 << 40),
+    "torch.Tensor of two sizes": tb.call("torch", "Tensor", 1 << 20, 1 << 20),
+    "an embedding": tb.call("torch.nn.modules.sparse", "Embedding", 1 << 40, 8),
+    "numpy.ndarray": tb.call("numpy", "ndarray", (1 << 40,)),
+    "an array of 2^40": tb.call("numpy.core.multiarray", "_reconstruct", b"N", (1 << 40,), "b"),
+    "bytes": tb.call("copyreg", "_reconstructor", b"N", b"N", 1 << 40),
+    "a counter of a range": tb.call(
+        "collections", "Counter", tb.call("builtins", "range", 1 << 40)
+    ),
+    "a bound function": tb.call("functools", "partial", tb.name("joblib", "load"), "x"),
+}
+
+
+@pytest.mark.parametrize("value", ALLOCATING.values(), ids=ALLOCATING.keys())
+def test_what_allocates_or_binds_is_an_error(table_of, value):
+    table = table_of({"a": tb.tensor(tb.storage("0"), (6,)), "x": value})
+    assert codes(table, Severity.ERROR) == ["CK002"]
+
+
 def test_lists_ten_thousand_deep_are_an_error_not_a_crash(table_of):
     table = table_of({"a": tb.tensor(tb.storage("0"), (6,)), "x": b"]" * 10_000 + b"a" * 9_999})
     assert list(table) == ["a"]
@@ -444,6 +492,12 @@ def test_numpy_arrays_and_scalars_are_decoded(table_of):
     assert table.read("array").tolist() == [1.5, 2.5]
     assert table["array"].role == "other"
     assert table.scalars["best"] == 0.25
+
+
+def test_two_folders_are_ambiguous(table_of):
+    more = {"other/data.pkl": tb.pickled(tb.call("os", "system", "true"))}
+    table = table_of({"w": tb.tensor(tb.storage("0"), (6,))}, more=more)
+    assert set(codes(table, Severity.ERROR)) == {"CK005", "CK002"}
 
 
 @pytest.mark.parametrize("cut", [1, 40, 200, -1, -30])
