@@ -29,10 +29,8 @@ _DTYPES = {
     "b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16",
 }  # fmt: skip
 # As NumPy writes it; Python 2 wrote long integers with an L, and keys come in any order.
-_DESCR = re.compile(r"'descr':\s*(?:'([^']*)'|(\[.*\]))\s*[,}]", re.DOTALL)
-_ORDER = re.compile(r"'fortran_order':\s*(True|False)\s*[,}]")
-_SHAPE = re.compile(r"'shape':\s*\(([\dL, ]*)\)\s*[,}]")
-_OBJECT = re.compile(r"'[|<>=]?O'")
+_TEXT = re.compile(r"[|<>=]?([SUV]\d*|[biufc]\d+|[mM]8(\[\w+\])?)")
+"""Types that hold no objects: strings, raw bytes, dates, and numbers this table does not know."""
 
 
 class Npz:
@@ -200,7 +198,7 @@ def _fortran_strides(shape: tuple[int, ...]) -> tuple[int, ...] | None:
 
 
 def _read_header(source: ByteSource) -> _Header:
-    """Parse the header of a ``.npy`` member without evaluating it."""
+    """Parse the header of a ``.npy`` member; a literal, so that nothing in it runs."""
     head = source.pread(0, min(128, source.size))
     where = f"{source.name}+0"
     if len(head) < 12 or not head.startswith(b"\x93NUMPY"):
@@ -218,17 +216,37 @@ def _read_header(source: ByteSource) -> _Header:
     if start + length > len(head):
         head = source.pread(0, start + length)
     text = head[start : start + length].decode("utf-8" if head[6] == 3 else "latin-1", "replace")
-    descr, order, shape = _DESCR.search(text), _ORDER.search(text), _SHAPE.search(text)
-    if descr is None or order is None or shape is None:
-        message = f"the header does not give descr, fortran_order and shape: {text[:80].strip()!r}"
-        raise FormatError(message, where=where)
-    return _Header(
-        *_dtype(descr[1] or ""),
-        order[1] == "True",
-        _shape(shape[1], where),
-        start + length,
-        bool(_OBJECT.search(descr[0])),
-    )
+    descr, order, shape = _fields(text, where)
+    dtype, big_endian = _dtype(descr) if type(descr) is str else ("", False)
+    # Default deny: what is not known to hold plain values is what NumPy would unpickle.
+    objects = not dtype and not _is_plain(descr)
+    return _Header(dtype, big_endian, order, _shape(shape, where), start + length, objects)
+
+
+def _fields(text: str, where: str) -> tuple[Any, bool, tuple[Any, ...]]:
+    """Type, order and shape, parsed as NumPy does it: as a literal, the last of two keys wins."""
+    import ast  # noqa: PLC0415
+
+    try:
+        fields = ast.literal_eval(re.sub(r"(?<=\d)L(?=[,)])", "", text.strip()))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        fields = None
+    match fields:
+        case {"descr": descr, "fortran_order": bool(order), "shape": tuple(shape)} if (
+            len(fields) == 3
+        ):
+            return descr, order, shape
+    message = f"the header does not give descr, fortran_order and shape: {text[:80].strip()!r}"
+    raise FormatError(message, where=where)
+
+
+def _is_plain(descr: Any) -> bool:
+    """Whether a type, or every field of a record, is known to hold no objects."""
+    if type(descr) is str:
+        return bool(_dtype(descr)[0] or _TEXT.fullmatch(descr))
+    if type(descr) is not list:
+        return False
+    return all(type(f) is tuple and len(f) >= 2 and _is_plain(f[1]) for f in descr)
 
 
 def _dtype(code: str) -> tuple[str, bool]:
@@ -242,15 +260,11 @@ def _dtype(code: str) -> tuple[str, bool]:
     return f"{_KINDS[kind[0]]}{bits}", order == ">" and bits > 8
 
 
-def _shape(text: str, where: str) -> tuple[int, ...]:
-    parts = [part.strip().rstrip("L") for part in text.split(",")]
-    if parts[-1] == "":
-        parts.pop()
-    if len(parts) > MAX_DIMENSIONS or not all(p.isdigit() and len(p) < 20 for p in parts):
-        raise FormatError(f"no shape of an array: ({text[:80]})", where=where)
-    shape = tuple(map(int, parts))
+def _shape(shape: tuple[Any, ...], where: str) -> tuple[int, ...]:
+    if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 1 << 62 for n in shape):
+        raise FormatError(f"no shape of an array: {repr(shape)[:80]}", where=where)
     if math.prod(n for n in shape if n) > _MAX_BYTES // 16:
-        raise FormatError(f"a shape larger than any file: ({text[:80]})", where=where)
+        raise FormatError(f"a shape larger than any file: {repr(shape)[:80]}", where=where)
     return shape
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ..containers.pickle import Global, Persistent, PickleError, unpickle
 from ..errors import FormatError, TruncatedError, UnknownFormatError
@@ -26,7 +26,8 @@ class TorchLegacy:
 
     name = "torch-legacy"
     spec = "https://github.com/pytorch/pytorch/blob/main/torch/serialization.py"
-    summary = "PyTorch before 1.6: the stream of pickles, and the tar form of 0.1"
+    summary = "PyTorch before 1.6: the stream of pickles"
+    names: ClassVar = {"torch-legacy-tar": "PyTorch 0.1: the tar form"}
 
     def sniff(self, head: bytes, source: FileSource) -> bool:  # noqa: ARG002
         return is_tar(head) or looks_like_pickle(head)

@@ -75,7 +75,7 @@ def _files_of(report: Report) -> set[tuple[int, int]]:
     path = Path(report.file)
     files = report.table.files if report.table is not None else ()
     found = {(file.identity.device, file.identity.inode) for file in files}
-    if path.is_dir() or path.suffix == ".json" or len(files) > 1:
+    if path.is_dir() or path.suffix == ".json":
         for entry in (path if path.is_dir() else path.parent).iterdir():
             is_index = entry.name.endswith(".index.json")
             if entry.suffix in (".json", ".txt") and not is_index and not entry.is_symlink():
@@ -105,7 +105,7 @@ def write(file: str, pieces: Iterable[str]) -> None:
         If it cannot be written.
     """
     target = Path(file)
-    if True:
+    if not _is_replaced(target):
         with target.open("w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.writelines(pieces)
         return
