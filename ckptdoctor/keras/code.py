@@ -90,6 +90,7 @@ class _Verdict(NamedTuple):
     severity: Severity
     text: str
     unsafe: bool = False
+    code: str = "CK002"
 
 
 def judge_code(config: object, *, where: str, safe_mode: bool) -> tuple[Finding, ...]:
@@ -120,7 +121,7 @@ def judge_code(config: object, *, where: str, safe_mode: bool) -> tuple[Finding,
     worst = sorted(seen.values(), key=lambda v: -v.severity)
     findings = [
         container_finding(
-            "CK002", v.severity, v.text, where=where, unsafe=v.unsafe, count=counts[v.text]
+            v.code, v.severity, v.text, where=where, unsafe=v.unsafe, count=counts[v.text]
         )
         for v in worst[:MAX_TOLD]
     ]
@@ -153,6 +154,13 @@ def _judge(node: Mapping[str, Any], safe_mode: bool) -> _Verdict | None:
         return _bytecode(safe_mode)
     if kind == "Lambda" and isinstance(config, dict) and _holds_bytecode(config):
         return _bytecode(safe_mode)
+    if kind == "TorchModuleWrapper":
+        text = "a TorchModuleWrapper layer holds a pickled torch module: loading it runs code"
+        return _Verdict(Severity.ERROR, text, unsafe=True)
+    if isinstance(config, dict) and isinstance(config.get("vocabulary"), str):
+        text = f"the layer {_shown(config.get('name'))} reads its vocabulary from"
+        text += f" {_shown(config['vocabulary'])}, outside the checkpoint"
+        return _Verdict(Severity.ERROR, text, unsafe=True, code="CK006")
     if kind in ("TFOpLambda", "SlicingOpLambda") and isinstance(config, dict):
         return _operation(config.get("function"))
     if kind == "__typespec__":
@@ -172,13 +180,14 @@ def _class(module: object, kind: object, registered: object) -> _Verdict | None:
             return _custom("class", custom or kind)
         return None if _plain(kind) and "." not in str(kind) else _outside("class", "", kind)
     part = _part(module)
-    if part is not None and _plain(kind):
+    if part is not None and _is_class(kind):
         first = part.partition(".")[0]
         if first in CLASS_PARTS or (first, kind) == ("utils", "FeatureSpace"):
             return None
         return _outside("class", module, kind)
     mine = custom is not None and ">" in custom and not _is_stdlib(module)
-    if _plain(module) and _plain(kind) and (mine or module == "__main__"):
+    mine = mine and str(module).partition(".")[0] not in _LIBRARIES
+    if _plain(module) and _is_class(kind) and (mine or module == "__main__"):
         return _custom("class", f"{module}.{kind}")
     return _outside("class", module, kind)
 
@@ -253,6 +262,14 @@ def _plain(name: object) -> bool:
     if not isinstance(name, str) or not name.isascii():
         return False
     return all(part.isidentifier() for part in name.split("."))
+
+
+def _is_class(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"_*[A-Z]\w*", name, re.ASCII) is not None
+
+
+_LIBRARIES = frozenset(("numpy", "torch", "tensorflow", "joblib", "scipy", "pandas", "jax", "h5py"))
+"""Packages that are there when a model is loaded, but where no model's own classes live."""
 
 
 def _is_stdlib(module: object) -> bool:

@@ -270,3 +270,45 @@ def test_any_json_gives_layers_and_findings(value: Any, bare: bool) -> None:
     read_scalars(document, "x")
     for each in config.layers.values():
         assert all(name in config.layers for name in each.inputs)
+
+
+GADGETS = {
+    "a pickled torch module": (
+        {
+            "module": "keras.layers",
+            "class_name": "TorchModuleWrapper",
+            "config": {"module": "gA=="},
+        },
+        "CK002",
+    ),
+    "a vocabulary file": (
+        {
+            "module": "keras.layers",
+            "class_name": "StringLookup",
+            "config": {"vocabulary": "/etc/x"},
+        },
+        "CK006",
+    ),
+    "a function as class": (
+        {"module": "keras.models", "class_name": "load_model", "config": {}},
+        "CK002",
+    ),
+    "a dotted class": (
+        {"module": "keras.layers", "class_name": "os.system", "config": {}},
+        "CK002",
+    ),
+    "a function registered": (
+        {"module": "numpy", "class_name": "load", "config": {}, "registered_name": "a>b"},
+        "CK002",
+    ),
+    "a library's class registered": (
+        {"module": "torch.hub", "class_name": "Load", "config": {}, "registered_name": "a>b"},
+        "CK002",
+    ),
+}
+
+
+@pytest.mark.parametrize(("node", "code"), GADGETS.values(), ids=GADGETS.keys())
+def test_gadgets_in_keras_own_modules_are_errors(node: dict[str, object], code: str) -> None:
+    (finding,) = judge_code(node, where="m.keras", safe_mode=True)
+    assert (finding.code, finding.severity, finding.unsafe) == (code, Severity.ERROR, True)
