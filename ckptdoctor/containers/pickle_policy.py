@@ -172,7 +172,8 @@ def scan_pickles(data: bytes, where: str, base: int = 0) -> tuple[Finding, ...]:
         try:
             seen = unpickle(data, where, base=base, start=start)
         except PickleError as error:
-            seen, start = error.seen, len(data)
+            # junk between two pickles must not hide the second
+            seen, start = error.seen, _next_mark(data, start + 1)
         else:
             start = seen.end
         for finding in findings_about(seen.globals, seen.computed, where, seen.endless):
@@ -180,6 +181,12 @@ def scan_pickles(data: bytes, where: str, base: int = 0) -> tuple[Finding, ...]:
     message = f"more than {MAX_PICKLES:,} pickles in a row; the rest was not looked into"
     found.add(container_finding("CK005", Severity.ERROR, message, where=where, unsafe=True))
     return found.findings()
+
+
+def _next_mark(data: bytes, start: int) -> int:
+    """Offset of the next bytes that a pickle of protocol 2 to 5 starts with; the end without any."""
+    found = re.compile(rb"\x80[\x02-\x05]").search(data, start)
+    return found.start() if found else len(data)
 
 
 MAX_PICKLES: Final = 10_000

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Final
 
-from ..containers.pickle import Global, Persistent, PickleError, unpickle
+from ..containers.pickle import Global, PDict, Persistent, PickleError, unpickle
 from ..errors import FormatError, TruncatedError, UnknownFormatError
+from ..findings import Severity, container_finding
 from ..sources import FileSource
 from ..tensors import ArrayDecoder, TensorTable
 from .base import ReadOptions
@@ -74,7 +75,7 @@ def _read_stream(source: FileSource) -> TensorTable:
         )
         error.findings = tuple(stream.findings)
         raise error
-    stream.next()  # sys_info: byte order and sizes of the machine; storages are little-endian
+    _check_machine(stream)
     root = stream.next(_class_or_storage)
     storages = Storages(source)
     storages.declare(root.persistents)
@@ -91,6 +92,15 @@ def _read_stream(source: FileSource) -> TensorTable:
         decoder=ArrayDecoder(tree.arrays) if tree.arrays else None,
         files=(source,),
     )
+
+
+def _check_machine(stream: PickleStream) -> None:
+    """Read sys_info: torch writes storages little-endian whatever the machine."""
+    info = stream.next().value
+    if isinstance(info, PDict) and info.get("little_endian") is False:
+        message = "written on a big-endian machine: its values may be byte-swapped"
+        where = stream.source.name
+        stream.findings.append(container_finding("CK005", Severity.WARNING, message, where=where))
 
 
 def _bare_pickle(stream: PickleStream) -> UnknownFormatError:

@@ -211,9 +211,15 @@ def _view(storage: Storage, dtype: str, offset: Any, size: Any, stride: Any, **m
     )
 
 
-def _tensor_v2(r: Resolver, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Value:
+def _tensor(r: Resolver, storage: Any, offset: Any, size: Any, stride: Any) -> Value:
     found = r.storage(storage)
     return _view(found, found.dtype or "uint8", offset, size, stride)
+
+
+def _tensor_v2(
+    r: Resolver, storage: Any, offset: Any, size: Any, stride: Any, _grad: Any, _h: Any, *_: Any
+) -> Value:
+    return _tensor(r, storage, offset, size, stride)
 
 
 def _tensor_v3(
@@ -327,7 +333,7 @@ def _nested(r: Resolver, buffer: Any, *_: Any) -> Value:
 
 _Rebuild = Callable[..., Value | None]
 _REBUILDERS: Mapping[tuple[str, str], _Rebuild] = {
-    ("torch._utils", "_rebuild_tensor"): _tensor_v2,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor_v2,
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
     ("torch._utils", "_rebuild_parameter"): _first_argument,

@@ -143,6 +143,11 @@ def test_code_behind_many_harmless_pickles_is_found():
     assert (finding.severity, finding.where) == (Severity.ERROR, f"f+{100 + len(data) - 20}")
 
 
+def test_junk_before_a_pickle_does_not_hide_it():
+    data = pickle.dumps(1, 2) + b"\xff\0junk" + b"\x80\x02cos\nsystem\n."
+    assert [f.measured["globals"] for f in scan_pickles(data, "f")] == [["os.system"]]
+
+
 def test_pickles_without_end_are_an_error():
     found = scan_pickles(b"N." * 10_001, "f")
     assert [(f.code, f.unsafe) for f in found] == [("CK005", True)]

@@ -106,6 +106,12 @@ def test_a_stream_cut_in_its_pickles_is_refused(read_bytes, length):
         read_bytes(tb.legacy(GOOD, {"0": (6, SIX)})[:length])
 
 
+def test_a_big_endian_writer_is_a_warning(read_bytes):
+    raw = tb.legacy(GOOD, {"0": (6, SIX)})
+    little, big = tb.pickled({"little_endian": True}), tb.pickled({"little_endian": False})
+    assert codes(read_bytes(raw.replace(little, big))) == ["CK005"]
+
+
 def test_another_protocol_version_is_refused(read_bytes):
     with pytest.raises(FormatError, match="expected protocol version 1001"):
         read_bytes(tb.legacy(GOOD, {"0": (6, SIX)}, protocol=7))

@@ -200,6 +200,9 @@ IMPOSSIBLE = {
     ),
     "bool in the size": tb.tensor(tb.storage("0"), (True, 3), (3, 1)),
     "too few arguments": tb.call("torch._utils", "_rebuild_tensor_v2", tb.storage("0")),
+    "too few arguments for its version": tb.call(
+        "torch._utils", "_rebuild_tensor_v2", tb.storage("0"), 0, (6,), (1,)
+    ),
     "persistent id of text": tb.tensor(tb.item("0") + b"Q", (6,)),
     "persistent id too short": tb.tensor(tb.item(("storage", "0")) + b"Q", (6,)),
     "persistent id of a module": tb.tensor(tb.item(("module", 1, 2, 3, 4)) + b"Q", (6,)),
