@@ -496,7 +496,13 @@ class TestProcess:
         os.mkfifo(fifo)  # opening it for writing waits for a reader that never comes
         path = write(tmp_path / "m", {"w": SOUND})
         command = [sys.executable, "-m", "ckptdoctor", "inspect", path, "--report", f"text={fifo}"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # a shell's background jobs, and so many CI runners, hand SIGINT down as ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
         assert b"m" in process.stdout.readline()
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
