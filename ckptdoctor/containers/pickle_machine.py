@@ -268,7 +268,7 @@ class Machine:
         self.count()
         if type(callee) is Global:
             callee.called = True
-            if callee.name in _HASHING:
+            if args and callee.name in _HASHING:
                 self.hash(_keys_of(args))
             if args and callee.module != "torch._utils":  # half of all calls; they allocate nothing
                 self.note_arguments(callee, args)
