@@ -33,7 +33,7 @@ Role = Literal["model", "ema", "optimizer", "scaler", "training", "other"]
 Encoding = Literal["plain", "quantised", "opaque", "absent"]
 
 BLOCK_BYTES = 1 << 18
-"""256 KiB: the block that stays in a core's L2 cache while several passes go over it."""
+"""256 KiB: what a rule or a test reads at a time; the statistics pass has its own block size."""
 
 MAX_EXPANSION = 1024
 """How many times its stored bytes a view may take when it is read whole (strides of 0 repeat)."""

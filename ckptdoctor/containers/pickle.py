@@ -8,13 +8,14 @@ they would have meant to Python is for the caller to decide.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from ..errors import FormatError
 from . import pickle_opcodes as _opcodes  # noqa: F401  (fills the machine's table)
 from .pickle_machine import Call, Global, Machine, PDict, Persistent, PSet, Unpickled
 
 __all__ = [
+    "MAX_PICKLE",
     "Call",
     "Global",
     "PDict",
@@ -22,8 +23,27 @@ __all__ = [
     "Persistent",
     "PickleError",
     "Unpickled",
+    "size_limit",
     "unpickle",
 ]
+
+
+MAX_PICKLE: Final = 1 << 29
+"""512 MiB: a pickle of references to a million tensors has 200; it is held in memory."""
+
+MAX_RATIO: Final = 100
+"""A pickle of 100,000 tensors deflates to a tenth; to a thousandth is a bomb."""
+
+
+def size_limit(stored: int) -> int:
+    """Bytes that a pickle may have which a file stores in so many: what compressing real ones gains.
+
+    Examples
+    --------
+    >>> size_limit(100), size_limit(1 << 20), size_limit(1 << 40)
+    (1048576, 104857600, 536870912)
+    """
+    return min(MAX_PICKLE, max(1 << 20, MAX_RATIO * stored))
 
 
 def unpickle(

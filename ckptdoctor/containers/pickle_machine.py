@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 MAX_OPCODES: Final = 16_000_000
-"""About 450,000 tensors; the machine then has spent some 5 seconds and 2 GB at the very most."""
+"""About 450,000 tensors, which take the machine some 5 seconds; `MAX_CONTAINERS` bounds memory."""
 
 MAX_CONTAINERS: Final = 4_000_000
 """Dictionaries, lists, sets and calls: 120 bytes each that a file spells with one."""

@@ -19,8 +19,6 @@ __all__ = ["Npz", "NpzContents", "read_npz"]
 
 MAX_HEADER = 1 << 16
 """64 KiB; NumPy itself refuses headers above 10,000 bytes."""
-MAX_PICKLE = 1 << 29
-"""512 MiB: an object array is held in memory while it is interpreted."""
 MAX_DIMENSIONS = 32
 _MAX_BYTES = 1 << 62
 
@@ -272,19 +270,22 @@ def _read_pickle(
     archive: Archive, member: Member, header: _Header, contents: NpzContents, *, keras: bool
 ) -> None:
     """Interpret an object array: its names are judged, arrays in dictionaries are found."""
-    from ..containers.pickle import PickleError, unpickle  # noqa: PLC0415  (rare, and large)
+    from ..containers.pickle import PickleError, size_limit, unpickle  # noqa: PLC0415  (rare, and large)
     from ..containers.pickle_policy import findings_about  # noqa: PLC0415
 
     where = archive.where(member)
     message = "an object array, which is a pickle: numpy.load reads it only with allow_pickle=True"
     contents.findings.append(container_finding("CK002", Severity.WARNING, message, where=where))
-    data = archive.read(member, MAX_PICKLE)[header.size :]
+    data = archive.read(member, size_limit(member.stored))[header.size :]
     try:
         unpickled = unpickle(data, where, base=header.size)
     except PickleError as error:
-        contents.findings += findings_about(error.seen.globals, error.seen.computed, where)
+        seen = error.seen
+        contents.findings += findings_about(seen.globals, seen.computed, where, seen.endless)
         raise
-    contents.findings += findings_about(unpickled.globals, unpickled.computed, where)
+    contents.findings += findings_about(
+        unpickled.globals, unpickled.computed, where, unpickled.endless
+    )
     name = member.name.removesuffix(".npy")
     for keys, array in _arrays_in(unpickled.value):
         full, path, role = _named((name, *keys), keras=keras)

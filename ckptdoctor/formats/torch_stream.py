@@ -6,14 +6,13 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
-from ..containers.pickle import Persistent, PickleError, Unpickled, unpickle
+from ..containers.pickle import MAX_PICKLE, Persistent, PickleError, Unpickled, unpickle
 from ..containers.pickle_policy import findings_about, scan_pickles
 from ..dtypes import DTYPES
-from ..errors import BombError, FormatError, TruncatedError
+from ..errors import FormatError, TruncatedError
 from ..findings import Finding, Severity, container_finding
 from ..sources import ByteSource, Extent
 from .torch_values import Refusal, Storage, storage_dtype
-from .torch_zip import MAX_PICKLE
 
 __all__ = ["PickleStream", "Storages"]
 
@@ -41,14 +40,8 @@ class PickleStream:
                     persistent_load=persistent_load,
                 )
             except PickleError as error:
-                if isinstance(error.reason, TruncatedError) and window < left:
-                    window *= 8
-                    if window > MAX_PICKLE * 8:
-                        where = f"{self.source.name}+{self.pos}"
-                        message = (
-                            f"expected a pickle of at most {MAX_PICKLE} bytes, found a longer one"
-                        )
-                        raise BombError(message, where=where) from None
+                if isinstance(error.reason, TruncatedError) and window < min(left, MAX_PICKLE):
+                    window = min(window * 8, MAX_PICKLE)
                     continue
                 self._judge(error.seen)
                 error.findings = tuple(self.findings)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any
 
-from ..containers.pickle import Persistent, PickleError, Unpickled, unpickle
+from ..containers.pickle import Persistent, PickleError, Unpickled, size_limit, unpickle
 from ..containers.pickle_policy import findings_about, scan_pickles
 from ..containers.zip import STORED, Archive, Member
 from ..dtypes import DTYPES
@@ -18,15 +18,7 @@ from .torch_tree import Tree, TreeReader
 from .torch_values import Refusal, Resolver, Storage, storage_dtype
 from .zip_kinds import find_top
 
-__all__ = ["MAX_PICKLE", "TorchArchive", "TorchZip"]
-
-MAX_RATIO: Final = 100
-"""A pickle of 100,000 tensors deflates to a tenth; 1,000 is a bomb."""
-
-MAX_PICKLE: Final = 1 << 29
-"""512 MiB: a pickle of references to a million tensors has 200; it is held in memory."""
-
-_KNOWN = ("version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id")
+__all__ = ["TorchArchive", "TorchZip"]
 
 
 class TorchZip:
@@ -113,7 +105,7 @@ class TorchArchive:
         where = f"{self.path}:{self.top}{name}"
         if member is None:
             raise FormatError("the archive has no such member", where=where)
-        data = self.archive.read(member, _most(member))
+        data = self.archive.read(member, size_limit(member.stored))
         self._read.add(member.name)
         try:
             unpickled = unpickle(data, where)
@@ -222,13 +214,8 @@ class TorchArchive:
             if read or member.broken or not _may_be_pickle(member):
                 continue
             where = f"{self.path}:{member.name}"
-            data = self.archive.read(member, _most(member))
+            data = self.archive.read(member, size_limit(member.stored))
             yield from scan_pickles(data, where, 0)
-
-
-def _most(member: Member) -> int:
-    """Bytes that a pickle may have: as stored, or what compressing real ones gains."""
-    return min(MAX_PICKLE, max(1 << 20, MAX_RATIO * member.stored))
 
 
 def _may_be_pickle(member: Member) -> bool:
