@@ -118,6 +118,17 @@ class TestObjectArrays:
         assert list(table) == ["v"]
         assert any(f.unsafe and "os.system" in f.message for f in findings)
 
+    @pytest.mark.parametrize("descr", ["'object'", "'O8'", "'i4,O'", "'<f4', 'descr': '|O'"])
+    def test_every_spelling_of_objects_is_judged(self, descr):
+        evil = b"cos\nsystem\n(S'x'\ntR."
+        _, findings, _ = read(members(("w.npy", npy(descr, data=evil))))
+        assert any(f.unsafe and f.code == "CK002" for f in findings)
+
+    def test_a_key_that_hashes_without_end_is_an_error(self):
+        bomb = b"}(" + b")" + b"2\x86" * 60 + b"K\x01u."
+        _, findings, _ = read(members(("w.npy", npy("'|O'", data=bomb))))
+        assert [f.code for f in findings if f.unsafe] == ["CK005"]
+
     def test_records_with_objects_are_pickles_too(self):
         payload = b"cos\nsystem\n(S'true'\ntR."
         _, findings, _ = read(members(("w.npy", npy("[('a', '|O')]", data=payload))))
