@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SERVED_EMA",
     "USES",
-    "Diagnosis",
+    "Judgement",
     "Use",
     "check_codes",
     "counts_for",
@@ -76,7 +76,7 @@ _NO_WISHES = Wishes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnosis:
+class Judgement:
     """Findings of one table, weighed.
 
     ``relevant`` says of each finding whether it counts for the purpose asked for.
@@ -96,7 +96,7 @@ def diagnose(
     wishes: Wishes = _NO_WISHES,
     *,
     rules: Iterable[Rule] | None = None,
-) -> Diagnosis:
+) -> Judgement:
     """Judge a checkpoint by every rule.
 
     Parameters
@@ -123,7 +123,7 @@ def diagnose(
     check_codes((*select, *ignore))
     judged = judged_weights(table, wishes.weights)
     chosen = _matching(table, wishes.tensors)
-    context = Context(table, measured.stats)
+    context = Context(table, measured.stats, wishes.cast_to)
     seen = [*table.findings, *measured.findings]
     crash: tuple[Rule, Exception] | None = None
     active = [cls() for cls in RULES] if rules is None else list(rules)
@@ -150,7 +150,7 @@ def diagnose(
         failure = InternalError(message, where=table.path)
         failure.findings = tuple(kept)
         raise failure from cause
-    return Diagnosis(
+    return Judgement(
         weights=judged,
         findings=tuple(kept),
         relevant=tuple(counts_for(f, wishes.purpose, judged) for f in kept),

@@ -55,6 +55,9 @@ class Finding:
     unsafe
         Whether the framework's default way of loading would run code of the file, hang or
         exhaust memory (the ``load`` verdict).
+    limit
+        The threshold it crossed, as a phrase with number and unit (``over 50 times the squared
+        norm of the kernel``); empty where there is none.
     """
 
     code: str
@@ -67,6 +70,7 @@ class Finding:
     where: str = ""
     measured: Mapping[str, Any] = field(default_factory=dict)
     unsafe: bool = False
+    limit: str = ""
 
 
 def container_finding(

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from .tensors import TensorTable
 
 __all__ = [
+    "Cause",
+    "Diagnosis",
     "ErrorInfo",
+    "Exemption",
     "Fitness",
     "Format",
     "Loading",
@@ -40,8 +43,29 @@ Format = Literal["text", "json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exemption:
+    """Findings that someone has looked at and accepts.
+
+    Parameters
+    ----------
+    tensor
+        Pattern of tensor names (``fnmatch``).
+    reason
+        Why they are accepted; the report repeats it.
+    codes
+        Codes or their first letters; all where empty.
+    """
+
+    tensor: str
+    reason: str
+    codes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
     """What a caller may choose about an inspection; see `ckptdoctor.inspect`.
+
+    ``thresholds`` are by code and threshold name (``{"BN003": {"ratio": 500}}``).
 
     Raises
     ------
@@ -60,6 +84,9 @@ class Wishes:
     select: Sequence[str] = ()
     ignore: Sequence[str] = ()
     tensors: Sequence[str] = ()
+    cast_to: str = ""
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    exempt: tuple[Exemption, ...] = ()
     trust_hdf5: bool = False
 
     def __post_init__(self) -> None:
@@ -76,6 +103,67 @@ def _check_choice(name: str, value: object, literal: Any) -> None:
     if value not in known:
         listed = f"{', '.join(known[:-1])} or {known[-1]}"
         raise UsageError(f"expected {name} to be {listed}, found {value!r:.100}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """Why it may have happened: how sure that is, and the observation behind it.
+
+    ``confidence`` is ``high`` (the file shows it), ``medium`` (the file fits it better than the
+    alternatives) or ``low`` (possible, and worth ruling out).
+    """
+
+    name: str
+    text: str
+    confidence: Literal["high", "medium", "low"]
+    observation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """Findings of one cause, told once.
+
+    Parameters
+    ----------
+    key
+        Identity of the kind of illness: ``bn-stats-nonfinite``.
+    title
+        The illness in one line, with its layers and numbers.
+    severity
+        Highest of its findings.
+    findings
+        Their indices in ``Report.findings``.
+    layers
+        Affected layers, in depth order where it is known.
+    suspect
+        The layer where it most likely began.
+    evidence
+        What in the file says so, one sentence each.
+    inference, training
+        What the model does when served, and why training looked fine.
+    causes
+        Most likely first.
+    repair
+        What is lost and what can be had back.
+    advice
+        What to change so that it does not happen again, each with the evidence that calls for it.
+    next
+        A command to copy.
+    """
+
+    key: str
+    title: str
+    severity: Severity
+    findings: tuple[int, ...]
+    layers: tuple[str, ...] = ()
+    suspect: str = ""
+    evidence: tuple[str, ...] = ()
+    inference: str = ""
+    training: str = ""
+    causes: tuple[Cause, ...] = ()
+    repair: str = ""
+    advice: tuple[str, ...] = ()
+    next: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +257,8 @@ class Report:
         names, shapes and roles stay, values need `ckptdoctor.open_checkpoint`.
     findings
         Errors first; after a refusal, what was seen before giving up.
+    diagnoses
+        What the findings come to, worst first.
     wishes
         What was asked for: the purpose the findings are weighed for, the codes left out.
     relevant
@@ -185,6 +275,7 @@ class Report:
     verdict: Verdict | None = None
     summary: Summary | None = None
     findings: tuple[Finding, ...] = ()
+    diagnoses: tuple[Diagnosis, ...] = ()
     wishes: Wishes = Wishes()
     relevant: tuple[bool, ...] = ()
     table: TensorTable | None = None

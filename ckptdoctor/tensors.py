@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
@@ -215,7 +215,12 @@ class TensorTable(Mapping[str, TensorInfo]):
 
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[str, npt.ArrayLike], roles: Mapping[str, Role] | None = None
+        cls,
+        arrays: Mapping[str, npt.ArrayLike],
+        roles: Mapping[str, Role] | None = None,
+        *,
+        scalars: Mapping[str, float | int] | None = None,
+        layers: Iterable[LayerConfig] = (),
     ) -> TensorTable:
         """Table over values in memory; what is no array becomes float32."""
         held = {
@@ -232,7 +237,14 @@ class TensorTable(Mapping[str, TensorInfo]):
             )
             for name, value in held.items()
         }
-        return cls(path="<memory>", format="memory", infos=infos, decoder=ArrayDecoder(held))
+        return cls(
+            path="<memory>",
+            format="memory",
+            infos=infos,
+            scalars=scalars or {},
+            layers={layer.name: layer for layer in layers},
+            decoder=ArrayDecoder(held),
+        )
 
     def __getitem__(self, name: str) -> TensorInfo:
         return self.infos[name]

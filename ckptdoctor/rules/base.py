@@ -10,8 +10,11 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 import numpy as np
 
 from ..findings import Finding, Severity
+from ..graph import Graph, read_graph
+from ..layers import Layers, read_layers
+from ..measure.scan import measure
 from ..measure.stats import StatsTable, TensorStats
-from ..tensors import Array, Role, TensorInfo, TensorTable
+from ..tensors import Array, LayerConfig, Role, TensorInfo, TensorTable
 
 __all__ = ["SEARCH_BYTES", "Case", "Context", "Rule", "rule", "threshold"]
 
@@ -54,12 +57,26 @@ class Case:
         Of tensors that are no model weights.
     severity
         Of the finding of a sick case; None for the rule's own.
+    scalars, layers
+        Numbers of the training state by name, and stored configuration, as the table has them.
+    cast_to
+        Type that the tensors are asked to be cast to, as ``--cast-to``.
     """
 
     title: str
     tensors: Mapping[str, Any]
     roles: Mapping[str, Role] = field(default_factory=dict)
     severity: Severity | None = None
+    scalars: Mapping[str, float | int] = field(default_factory=dict)
+    layers: tuple[LayerConfig, ...] = ()
+    cast_to: str = ""
+
+    def context(self) -> Context:
+        """Context of the case's checkpoint, as a rule gets it."""
+        table = TensorTable.from_arrays(
+            self.tensors, self.roles, scalars=self.scalars, layers=self.layers
+        )
+        return Context(table, measure(table).stats, cast_to=self.cast_to)
 
 
 @dataclass(slots=True)
@@ -72,9 +89,27 @@ class Context:
 
     table: TensorTable
     stats: StatsTable
+    cast_to: str = ""
+    """Type that the tensors are asked to be cast to; empty for none."""
+    _layers: Layers | None = None
+    _graph: Graph | None = None
     _infos: tuple[TensorInfo, ...] = ()
     _memo: dict[tuple[str, str], Any] = field(default_factory=dict)
     _budget: int = SEARCH_BYTES
+
+    @property
+    def layers(self) -> Layers:
+        """Layers that the tensors form; made when first asked for."""
+        if self._layers is None:
+            self._layers = read_layers(self.table)
+        return self._layers
+
+    @property
+    def graph(self) -> Graph:
+        """What feeds what, and in which order; made when first asked for."""
+        if self._graph is None:
+            self._graph = read_graph(self.table, self.layers)
+        return self._graph
 
     def where(self, screen: Array) -> Iterator[tuple[TensorInfo, TensorStats]]:
         """Yield the tensors for which ``screen`` (one value per tensor, table order) is not zero."""
@@ -151,9 +186,13 @@ class Rule(ABC):
         message: str,
         *,
         severity: Severity | None = None,
+        limit: str = "",
         **measured: Any,
     ) -> Finding:
-        """Make a finding about one tensor with this rule's code, name and severity."""
+        """Make a finding about one tensor with this rule's code, name and severity.
+
+        ``limit`` is the threshold it crossed, see `Finding`.
+        """
         return Finding(
             code=self.code,
             name=self.name,
@@ -163,4 +202,30 @@ class Rule(ABC):
             tensor=info.name,
             layer=info.layer,
             measured=measured,
+            limit=limit,
+        )
+
+    def number_finding(
+        self,
+        name: str,
+        message: str,
+        *,
+        role: Role = "optimizer",
+        severity: Severity | None = None,
+        limit: str = "",
+        **measured: Any,
+    ) -> Finding:
+        """Make a finding about a number of the training state or a layer's configuration.
+
+        ``name`` is its path (``optimizer.param_groups.0.lr``), which is no row of the table.
+        """
+        return Finding(
+            code=self.code,
+            name=self.name,
+            severity=self.severity if severity is None else severity,
+            message=message,
+            role=role,
+            tensor=name,
+            measured=measured,
+            limit=limit,
         )

@@ -1,0 +1,1 @@
+"""Findings -> diagnoses: what happened, why, how sure that is, what to do."""
