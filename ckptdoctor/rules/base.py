@@ -25,12 +25,13 @@ SEARCH_BYTES = 64 << 20
 tensor that is sick everywhere answers in its first block, so this is rarely used up."""
 
 
-def threshold(default: float, *, unit: str, why: str) -> Any:
-    """Declare a threshold: its default, its unit, and why that value.
+def threshold(default: float, *, unit: str, why: str, healthy: str) -> Any:
+    """Declare a threshold: its default, its unit, why that value, and what healthy files show.
 
+    ``healthy`` is the measured false-positive rate (``0 of 2,209 trained layers of 133 files``).
     The check, ``explain``, the rule's page and the settings all read this one declaration.
     """
-    return field(default=default, metadata={"unit": unit, "why": why})
+    return field(default=default, metadata={"unit": unit, "why": why, "healthy": healthy})
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(threshold,))

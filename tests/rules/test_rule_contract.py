@@ -12,6 +12,7 @@ import ckptdoctor.rules
 from ckptdoctor.diagnose import diagnose
 from ckptdoctor.findings import CONTAINER_CODES, Severity
 from ckptdoctor.measure.scan import measure
+from ckptdoctor.results import Wishes
 from ckptdoctor.rules import RULES
 from ckptdoctor.tensors import TensorTable
 
@@ -28,8 +29,11 @@ def every_case(kind):
 
 
 def findings_of(rule, case):
-    table = TensorTable.from_arrays(case.tensors, case.roles)
-    return diagnose(table, measure(table), rules=[rule()]).findings
+    table = TensorTable.from_arrays(
+        case.tensors, case.roles, scalars=case.scalars, layers=case.layers
+    )
+    wishes = Wishes(cast_to=case.cast_to)
+    return diagnose(table, measure(table), wishes, rules=[rule()]).findings
 
 
 def test_every_module_is_in_the_tuple_and_codes_ascend():
@@ -59,6 +63,7 @@ def test_thresholds_state_unit_and_reason(rule):
     for field in dataclasses.fields(rule):
         assert field.metadata["unit"]
         assert field.metadata["why"]
+        assert field.metadata["healthy"]
 
 
 @every_rule
@@ -85,8 +90,10 @@ def test_sick_case_is_found_once_with_its_numbers(rule, case):
     (finding,) = findings_of(rule, case)
     assert (finding.code, finding.name) == (rule.code, rule.name)
     assert finding.severity == (rule.severity if case.severity is None else case.severity)
-    assert finding.tensor in case.tensors
-    assert finding.role == case.roles.get(finding.tensor, "model")
+    layers = {layer.name for layer in case.layers}
+    assert finding.tensor in {*case.tensors, *case.scalars} or finding.layer in layers
+    if finding.tensor in case.tensors:
+        assert finding.role == case.roles.get(finding.tensor, "model")
     assert finding.message
     assert "\n" not in finding.message
     assert finding.measured
