@@ -71,6 +71,29 @@ def safetensors(path: Path, kind: str, nbytes: int) -> None:
             file.write(tensor.data)
 
 
+BN = (("weight", 1.0), ("bias", 0.1), ("running_mean", 0.2), ("running_var", 0.5))
+
+
+def resnet(path: Path, nbytes: int) -> None:
+    """Write blocks of a 3x3 convolution and the BatchNorm behind it, as wide as 512 channels."""
+    width = 512 if nbytes > PERIOD else 64
+    kernel = values("f32", width * width * 9)
+    parts: list[tuple[str, tuple[int, ...], Array]] = []
+    for i in range(max(1, nbytes // (kernel.nbytes + 16 * width))):
+        parts.append((f"layer{i}.conv1.weight", (width, width, 3, 3), kernel))
+        spread = np.random.default_rng(i).uniform(0.5, 1.5, width).astype(np.float32)
+        parts += [(f"layer{i}.bn1.{name}", (width,), spread * at) for name, at in BN]
+    header, start = {}, 0
+    for name, shape, array in parts:
+        offsets = [start, start + array.nbytes]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+        start += array.nbytes
+    with path.open("wb") as file:
+        write_header(file, header)
+        for _, _, array in parts:
+            file.write(array.data)
+
+
 def write_header(file: BinaryIO, header: dict[str, Any]) -> None:
     """Write length and JSON, padded to 8 bytes as the official writer does."""
     text = json.dumps(header, separators=(",", ":")).encode()
@@ -173,6 +196,8 @@ def main(kind: str, target: str, size: str) -> None:
     elif kind == "pt":
         shape, tensors = split("f32", amount)
         torch_zip(path, ((f"layers.{i}.weight", t.reshape(shape)) for i, t in enumerate(tensors)))
+    elif kind == "resnet":
+        resnet(path, amount)
     elif kind == "many":
         many_safetensors(path, amount)
     elif kind == "many-pt":

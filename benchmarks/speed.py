@@ -49,6 +49,14 @@ import torch
 for tensor in torch.load(sys.argv[1], weights_only=True).values():
     assert not (torch.isnan(tensor).any() or torch.isinf(tensor).any())
 """
+READ_ONLY = """
+import sys
+from ckptdoctor.formats import open_path
+from ckptdoctor.formats.base import ReadOptions
+from ckptdoctor.measure.scan import measure
+with open_path(sys.argv[1], ReadOptions()) as table:
+    measure(table)
+"""
 IMPORTS = "import numpy, h5py"
 
 
@@ -124,6 +132,8 @@ ROWS = (
     Row("bf16", "bfloat16 : pread in C", "bf16", None, 10, "x", ratio, PREAD, needs="cc"),
     Row("f16", "float16 : pread in C", "f16", None, 10, "x", ratio, PREAD, needs="cc"),
     Row("nan", "half NaN : clean float32", "nan", None, 2, "x", ratio, ("f32:",)),
+    *(Row(f"diagnosis-{name}", f"inspect : reading alone, {name}", name, None, 1.15, "x", ratio,
+          python(READ_ONLY, "FILE")) for name in ("f32", "resnet", "bf16", "h5")),
     Row("torch", ".pt, faster than torch.load + isnan/isinf", "pt", None, -8, "x", inverse,
         python(CHECK_TORCH, "FILE"), needs="torch"),
     Row("numpy", "float32 : NumPy finite check", "f32", None, 1.15, "x", ratio,
@@ -134,7 +144,7 @@ ROWS = (
           memory, python(IMPORTS))
       for name in ("f32", "pt", "h5") for label, size in (("2 MiB", 2 * MIB), ("full size", None))),
     *(Row(f"small-{name}", f"1 MB {name} : import numpy, h5py", name, 10**6, target, "x", ratio,
-          python(IMPORTS)) for name, target in (("f32", 2), ("pt", 2), ("h5", 2.5))),
+          python(IMPORTS)) for name, target in (("f32", 2.5), ("pt", 2.5), ("h5", 3))),
     *(Row(f"small-{name}-torch", f"1 MB {name} : import torch", name, 10**6, 0.25, "x", ratio,
           python("import torch"), needs="torch") for name in ("f32", "pt", "h5")),
     Row("many", "100,000 tensors, safetensors --quiet", "many", MANY, 6, "us", each, ("many:1",)),
