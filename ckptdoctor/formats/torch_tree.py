@@ -33,6 +33,8 @@ class Tree:
     infos: dict[str, TensorInfo] = field(default_factory=dict)
     scalars: dict[str, float | int] = field(default_factory=dict)
     layers: dict[str, LayerConfig] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
+    """Layer name -> the module that defines its class, as the pickle names it."""
     arrays: dict[str, Array] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
@@ -196,6 +198,7 @@ class TreeReader:
         }
         if not name or len(self.tree.layers) >= MAX_SCALARS or type(call.callee) is not Global:
             return
+        self.tree.modules[name] = call.callee.module
         eps, momentum = settings.get("eps"), settings.get("momentum")
         self.tree.layers[name] = LayerConfig(
             name=name,

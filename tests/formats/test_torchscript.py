@@ -60,7 +60,8 @@ def test_a_name_outside_the_archive_is_reported(tmp_path):
 @pytest.mark.parametrize("how", ["script", "trace"])
 def test_torchscript_has_torchs_names_and_bytes(tmp_path, how):
     torch = pytest.importorskip("torch")
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    norm = torch.nn.BatchNorm2d(4, eps=0.002, momentum=0.03)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), norm).eval()
     made = (
         torch.jit.script(net) if how == "script" else torch.jit.trace(net, torch.ones(1, 3, 4, 4))
     )
@@ -72,3 +73,31 @@ def test_torchscript_has_torchs_names_and_bytes(tmp_path, how):
     for key in told:
         assert table.read(key).tobytes() == wanted[key].numpy().tobytes()
     assert [f for f in table.findings if f.severity > Severity.NOTE] == []
+    assert (table.layers["1"].epsilon, table.layers["1"].momentum) == (0.002, 0.03)
+
+
+STATED = "  eps : Final[float] = 0.25\n  momentum : Final[float] = 0.5\n"
+CALLED = "    x = torch.batch_norm(x, weight, bias, mean, var, False, 0.5, 2.5e-01, True)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (STATED, (0.25, 0.5)),
+        (CALLED, (0.25, 0.5)),
+        ("  eps : Final[float] = one\n", (None, None)),
+        ("  eps : Final[float] = 1.2.3\n", (None, None)),
+        ("torch.batch_norm(" * 10_000, (None, None)),
+        ("#" * (1 << 18) + "\n" + STATED, (None, None)),
+        (None, (None, None)),
+    ],
+    ids=["attributes", "a traced call", "a word", "no number", "open calls", "too long", "no code"],
+)
+def test_epsilon_and_momentum_come_from_the_code_of_the_class(tmp_path, code, told):
+    norm = script_object("torch.nn.modules.batchnorm", "BatchNorm2d", {"training": False})
+    net = script_object("net", "Net", {"bn1": norm})
+    name = "net/code/__torch__/torch/nn/modules/batchnorm.py"
+    more = {name: code.encode()} if code is not None else {}
+    (tmp_path / "m").write_bytes(tb.archive(net, {}, top="net/", more=more))
+    layer = read(tmp_path / "m").layers["bn1"]
+    assert (layer.epsilon, layer.momentum) == told
