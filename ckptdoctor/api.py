@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .diagnose import check_codes, diagnose
+from .diagnose import diagnose
 from .errors import CkptDoctorError, InternalError, UsageError
 from .findings import Finding
 from .formats import open_path
@@ -97,7 +97,6 @@ def inspect(
         tensors=tensors,
         trust_hdf5=trust_hdf5,
     )
-    check_codes((*select, *ignore))
     return _inspect(os.fspath(path), wishes, progress)
 
 
@@ -146,6 +145,7 @@ def _inspect(path: str, wishes: Wishes, progress: Progress | None) -> Report:
         verdict=found.verdict,
         summary=found.summary,
         findings=found.findings,
+        diagnoses=found.diagnoses,
         wishes=wishes,
         relevant=found.relevant,
         table=table,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
 
+from .diagnoses import conclude
 from .dtypes import DTYPES
 from .errors import CkptDoctorError, InternalError, UsageError
-from .findings import CONTAINER_CODES, Finding, Severity
-from .results import Fitness, Part, Summary, Verdict, Weights, Wishes
-from .rules import RULES, Rule
+from .findings import Finding, Severity
+from .results import Diagnosis, Fitness, Part, Summary, Verdict, Weights, Wishes
+from .rules import Rule
 from .rules.base import Context
+from .selection import accepted, matcher, prefixes, rules_with, wanted
 from .tensors import TensorTable
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ __all__ = [
     "USES",
     "Judgement",
     "Use",
-    "check_codes",
     "counts_for",
     "diagnose",
     "judged_weights",
@@ -77,9 +76,10 @@ _NO_WISHES = Wishes()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """Findings of one table, weighed.
+    """Findings of one table, weighed, and what they come to.
 
-    ``relevant`` says of each finding whether it counts for the purpose asked for.
+    ``relevant`` says of each finding whether it counts for the purpose asked for; a diagnosis
+    names its findings by their index.
     """
 
     weights: str
@@ -87,6 +87,7 @@ class Judgement:
     relevant: tuple[bool, ...]
     verdict: Verdict
     summary: Summary
+    diagnoses: tuple[Diagnosis, ...] = ()
     judged: frozenset[str] | None = None
 
 
@@ -107,57 +108,78 @@ def diagnose(
         Statistics of the same table, and what measuring it found.
     wishes
         Weights ``auto`` follow `SERVED_EMA`.  Findings of codes or about tensors that are not
-        wanted are left out, but for the ``load`` verdict, which hears every finding: safety has
-        no filter.
+        wanted are left out, those with an exemption become notes; but the ``load`` verdict hears
+        every finding: safety has no filter.
     rules
-        Rules with their thresholds; all with defaults where None.
+        Rules with their thresholds; where None, all, with the thresholds of ``wishes``.
 
     Raises
     ------
     UsageError
-        If there are no such weights, codes or tensors.
+        If there are no such weights, codes, thresholds or tensors.
     InternalError
         If a rule crashes; ``findings`` holds those of the others.
     """
-    select, ignore = wishes.select, wishes.ignore
-    check_codes((*select, *ignore))
+    select, ignore = prefixes(wishes.select), prefixes(wishes.ignore)
     judged = judged_weights(table, wishes.weights)
     chosen = _matching(table, wishes.tensors)
+    every = rules_with(wishes.thresholds) if rules is None else list(rules)
+    active = [rule for rule in every if wanted(rule.code, select, ignore)]
     context = Context(table, measured.stats, wishes.cast_to)
     seen = [*table.findings, *measured.findings]
-    crash: tuple[Rule, Exception] | None = None
-    active = [cls() for cls in RULES] if rules is None else list(rules)
-    for rule in active:
-        if not _wanted(rule.code, select, ignore):
-            continue
+    crash = _check(active, context, seen)
+    seen = [_capped(f) for f in _one_code_per_fault(seen, active)]
+    unsafe = any(f.unsafe for f in seen)
+    kept = [
+        f
+        for f in seen
+        if wanted(f.code, select, ignore) and (not chosen or not f.tensor or f.tensor in chosen)
+    ]
+    if wishes.exempt:
+        kept = accepted(kept, wishes.exempt)
+    kept.sort(key=lambda f: -f.severity)
+    findings = tuple(kept)
+    if crash is None:
+        try:
+            diagnoses = conclude(context, findings, file=table.path)
+        except ModuleNotFoundError:  # TEMPORARY: until diagnoses/conclusion.py is there
+            diagnoses = ()
+        except CkptDoctorError as error:
+            error.findings = findings
+            raise
+        except Exception as error:  # noqa: BLE001  what it would have said is unknown
+            crash = "diagnosis", error
+    if crash:
+        culprit, cause = crash
+        message = f"{culprit} crashed: {type(cause).__name__}: {cause}"
+        failure = InternalError(message, where=table.path)
+        failure.findings = findings
+        raise failure from cause
+    return Judgement(
+        weights=judged,
+        findings=findings,
+        relevant=tuple(counts_for(f, wishes.purpose, judged) for f in findings),
+        verdict=verdict_of(findings, judged, unsafe=unsafe),
+        summary=summarise(table, findings, judged),
+        diagnoses=diagnoses,
+        judged=chosen or None,
+    )
+
+
+def _check(
+    rules: Iterable[Rule], context: Context, seen: list[Finding]
+) -> tuple[str, Exception] | None:
+    """Add to what was seen by every rule; returns the first crash, after the rest have run."""
+    crash: tuple[str, Exception] | None = None
+    for rule in rules:
         try:
             seen += rule.check(context)
         except CkptDoctorError as error:
             error.findings = tuple(seen)
             raise
         except Exception as error:  # noqa: BLE001  a lost finding must not look like health
-            crash = crash or (rule, error)
-    seen = [_capped(f) for f in _one_code_per_fault(seen, active)]
-    kept = [
-        f
-        for f in seen
-        if _wanted(f.code, select, ignore) and (not chosen or not f.tensor or f.tensor in chosen)
-    ]
-    kept.sort(key=lambda f: -f.severity)
-    if crash:
-        rule, cause = crash
-        message = f"rule {rule.code} crashed: {type(cause).__name__}: {cause}"
-        failure = InternalError(message, where=table.path)
-        failure.findings = tuple(kept)
-        raise failure from cause
-    return Judgement(
-        weights=judged,
-        findings=tuple(kept),
-        relevant=tuple(counts_for(f, wishes.purpose, judged) for f in kept),
-        verdict=verdict_of(kept, judged, unsafe=any(f.unsafe for f in seen)),
-        summary=summarise(table, kept, judged),
-        judged=chosen or None,
-    )
+            crash = crash or (f"rule {rule.code}", error)
+    return crash
 
 
 def judged_weights(table: TensorTable, wish: Weights = "auto") -> str:
@@ -256,30 +278,10 @@ def summarise(table: TensorTable, findings: Iterable[Finding], weights: str) -> 
     )
 
 
-def check_codes(codes: Iterable[str]) -> None:
-    """Raise `UsageError` for a code or prefix that no finding can have.
-
-    Examples
-    --------
-    >>> check_codes(["NF", "CK002"])
-    """
-    known = {**CONTAINER_CODES, **{rule.code: rule.name for rule in RULES}}
-    for code in codes:
-        if not code or not any(have.startswith(code.upper()) for have in known):
-            raise UsageError(f"no code {code!r}", hint=f"known: {', '.join(sorted(known))}")
-
-
-def _wanted(code: str, select: Sequence[str], ignore: Sequence[str]) -> bool:
-    """Whether a code is selected; of two prefixes that fit, the longer decides."""
-    chosen = max((len(s) for s in select if code.startswith(s.upper())), default=0 if select else 1)
-    return chosen > max((len(s) for s in ignore if code.startswith(s.upper())), default=0)
-
-
 def _matching(table: TensorTable, patterns: Sequence[str]) -> frozenset[str]:
     if not patterns:
         return frozenset()
-    tests = [re.compile(fnmatch.translate(pattern)).match for pattern in patterns]
-    found = frozenset(name for name in table if any(test(name) for test in tests))
+    found = frozenset(filter(matcher(patterns), table))
     if not found:
         listed = " or ".join(repr(pattern) for pattern in patterns)
         hint = "--tensors all lists every name"

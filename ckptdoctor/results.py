@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from .tensors import TensorTable
 
 __all__ = [
+    "CastTo",
     "Cause",
     "Diagnosis",
     "ErrorInfo",
     "Exemption",
+    "FailOn",
     "Fitness",
     "Format",
     "Loading",
@@ -40,6 +42,8 @@ Weights = Literal["auto", "model", "ema"]
 Tensors = Literal["none", "suspect", "all"]
 Sort = Literal["file", "name", "size", "nonfinite", "max"]
 Format = Literal["text", "json"]
+FailOn = Literal["error", "warning", "never"]
+CastTo = Literal["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,7 @@ class Exemption:
     reason
         Why they are accepted; the report repeats it.
     codes
-        Codes or their first letters; all where empty.
+        Codes, their first letters, or names; all where empty.
     """
 
     tensor: str
@@ -65,7 +69,8 @@ class Exemption:
 class Wishes:
     """What a caller may choose about an inspection; see `ckptdoctor.inspect`.
 
-    ``thresholds`` are by code and threshold name (``{"BN003": {"ratio": 500}}``).
+    ``thresholds`` are by code or name, and threshold (``{"BN003": {"ratio": 500}}``); ``settings``
+    is the file that some of the choices were read from.
 
     Raises
     ------
@@ -86,12 +91,15 @@ class Wishes:
     tensors: Sequence[str] = ()
     cast_to: str = ""
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    exempt: tuple[Exemption, ...] = ()
+    exempt: Sequence[Exemption] = ()
     trust_hdf5: bool = False
+    settings: str = ""
 
     def __post_init__(self) -> None:
         _check_choice("purpose", self.purpose, Purpose)
         _check_choice("weights", self.weights, Weights)
+        if self.cast_to:
+            _check_choice("cast_to", self.cast_to, CastTo)
         for name in ("select", "ignore", "tensors"):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -147,8 +155,10 @@ class Diagnosis:
         What is lost and what can be had back.
     advice
         What to change so that it does not happen again, each with the evidence that calls for it.
-    next
-        A command to copy.
+    snippet
+        A few lines of Python that do what ``repair`` says; empty where there are none.
+    next, next_tells
+        A command to copy, and what it shows and exits with.
     """
 
     key: str
@@ -163,7 +173,9 @@ class Diagnosis:
     causes: tuple[Cause, ...] = ()
     repair: str = ""
     advice: tuple[str, ...] = ()
+    snippet: tuple[str, ...] = ()
     next: str = ""
+    next_tells: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,26 @@ from .base import Rule
 from .nf001_nan_values import NanValues
 from .nf002_inf_values import InfValues
 from .nf003_masked_infinities import MaskedInfinities
+from .ts001_nonfinite_optimizer_state import NonfiniteOptimizerState
+from .ts002_negative_second_moment import NegativeSecondMoment
+from .ts003_extreme_learning_rate import ExtremeLearningRate
+from .ts004_epsilon_below_resolution import EpsilonBelowResolution
+from .ts005_collapsed_loss_scale import CollapsedLossScale
+from .ts006_diverged_ema_copy import DivergedEmaCopy
+from .ts007_optimizer_model_mismatch import OptimizerModelMismatch
+from .ts008_gradient_depth_profile import GradientDepthProfile
+from .ts009_nonfinite_loop_state import NonfiniteLoopState
+from .wt001_all_zero_weights import AllZeroWeights
+from .wt002_constant_weights import ConstantWeights
+from .wt003_exploded_weights import ExplodedWeights
+from .wt004_outlier_spike import OutlierSpike
+from .wt005_duplicated_units import DuplicatedUnits
+from .wt006_vanished_layer import VanishedLayer
+from .wt007_zero_norm_direction import ZeroNormDirection
+from .wt008_untrained_layer import UntrainedLayer
+from .wt009_empty_weights import EmptyWeights
+from .wt010_uninitialised_memory import UninitialisedMemory
+from .wt011_zero_or_nonfinite_scale import ZeroOrNonfiniteScale
 
 __all__ = ["RULES", "Rule"]
 
@@ -13,5 +33,25 @@ RULES: tuple[type[Rule], ...] = (
     NanValues,
     InfValues,
     MaskedInfinities,
+    NonfiniteOptimizerState,
+    NegativeSecondMoment,
+    ExtremeLearningRate,
+    EpsilonBelowResolution,
+    CollapsedLossScale,
+    DivergedEmaCopy,
+    OptimizerModelMismatch,
+    GradientDepthProfile,
+    NonfiniteLoopState,
+    AllZeroWeights,
+    ConstantWeights,
+    ExplodedWeights,
+    OutlierSpike,
+    DuplicatedUnits,
+    VanishedLayer,
+    ZeroNormDirection,
+    UntrainedLayer,
+    EmptyWeights,
+    UninitialisedMemory,
+    ZeroOrNonfiniteScale,
 )
 """Every rule in code order."""

@@ -1,0 +1,88 @@
+"""What in the file says so: the affected layers in depth order, the decision tree, the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..findings import Finding, Severity
+from ..layers import Layer
+from ..measure.stats import TensorStats
+from .case import Case
+
+__all__ = ["evidence_of"]
+
+_SHOWN = 4
+"""Groups of layers that are described; the rest are counted."""
+_MESSAGE = 200
+"""Characters of a finding's message."""
+
+
+def evidence_of(case: Case) -> tuple[str, ...]:
+    """Sentences for a diagnosis, the layers first."""
+    found = list(_places(case))
+    if case.roles & {"model", "ema", "optimizer"} and case.branch.key != "nothing":
+        found.append(case.branch.text)
+    settings = "; ".join(case.facts.settings.sentences())
+    if settings and case.roles - {"container"}:
+        found.append(f"Stored settings: {settings}.")
+    return tuple(found)
+
+
+def _places(case: Case) -> Iterator[str]:
+    """Describe layer after layer, those that read the same together."""
+    groups: dict[str, list[str]] = {}
+    seen: set[str] = set()
+    placed = sorted(((case.facts.place_of(finding), i) for i, finding in enumerate(case.findings)))
+    for place, i in placed:
+        finding = case.findings[i]
+        if finding.severity is Severity.NOTE:
+            continue
+        layer = case.facts.layer(finding.tensor)
+        if layer is not None and layer.kind == "batchnorm":
+            if layer.key in seen:
+                continue
+            seen.add(layer.key)
+            name, text = layer.name, _batchnorm(case, layer, finding)
+        else:
+            name, text = finding.tensor or place.layer, finding.message[:_MESSAGE]
+        groups.setdefault(text, []).append(name)
+    for text, names in list(groups.items())[:_SHOWN]:
+        more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+        yield f"{names[0]}{more}: {text}" if names[0] else text
+    rest = sum(len(names) for names in list(groups.values())[_SHOWN:])
+    if rest:
+        yield f"{rest:,} more like these"
+
+
+def _batchnorm(case: Case, layer: Layer, finding: Finding) -> str:
+    """``mean and variance NaN in all 16 channels``; of finite ones what the finding says."""
+    states = {}
+    for part, word in (("mean", "mean"), ("var", "variance")):
+        numbers = case.facts.numbers(layer, part)
+        if numbers is not None:
+            states[word] = _state(numbers, case.facts.bad_channels(layer.parts[part]))
+    bad = {word: state for word, state in states.items() if state}
+    if not bad:
+        return _finite(case, layer, finding)
+    if len(set(bad.values())) == 1 and len(bad) == 2:
+        return f"mean and variance {bad['mean']}"
+    said = [f"{word} {state or 'finite'}" for word, state in states.items()]
+    return ", ".join(sorted(said, key=lambda text: text.endswith("finite")))
+
+
+def _state(numbers: TensorStats, channels: str) -> str:
+    if not numbers.nonfinite:
+        return ""
+    infinite = numbers.posinf + numbers.neginf
+    kind = "NaN" if not infinite else "Inf" if not numbers.nan else "NaN and Inf"
+    if numbers.nonfinite == numbers.count:
+        return f"{kind} in all {numbers.count:,} channels"
+    named = f" ({channels})" if channels else ""
+    return f"{kind} in {numbers.nonfinite:,} of {numbers.count:,} channels{named}"
+
+
+def _finite(case: Case, layer: Layer, finding: Finding) -> str:
+    var = case.facts.numbers(layer, "var")
+    if case.facts.code_of(finding) != "BN003" or var is None or var.minimum is None:
+        return finding.message[:_MESSAGE]
+    return f"variance {var.minimum:,.4g} to {var.maximum:,.4g}, finite but exploded"

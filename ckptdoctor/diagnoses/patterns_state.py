@@ -1,0 +1,236 @@
+"""Illnesses of the training state, of precision, of the configuration, and of the file itself."""
+
+from __future__ import annotations
+
+from .case import Case, Command, Pattern
+from .commands import explain, gate
+
+__all__ = ["CONTAINER", "REST", "STATE"]
+
+
+def _serve(case: Case) -> Command:
+    weights = "ema" if not case.facts.roles.get("model") else "model"
+    code = case.facts.exit_code(purpose="serve", weights=weights)
+    why = "The optimizer does not count for serving." if code == 0 else "Judges serving alone."
+    return gate("serve", code, why, *(("--weights", weights) if weights != "model" else ()))
+
+
+def _explain(case: Case) -> Command:
+    return explain(case.findings[0].code)
+
+
+def _number(case: Case) -> str:
+    """Name of the number that the first finding is about."""
+    return case.findings[0].tensor or case.findings[0].name
+
+
+_SERVES = "Nothing: serving does not read it."
+_NEW_STATE = (
+    "The weights are sound. Resume from them with a new optimizer (a short warm-up), or from an "
+    "earlier checkpoint; keep this file for serving."
+)
+
+CONTAINER: tuple[Pattern, ...] = (
+    Pattern(
+        key="file-changed",
+        codes=("CK001",),
+        rank=0,
+        title="The file's checksums differ from its data",
+        inference="Unknown: torch.load does not check, and computes with whatever is there.",
+        training="It was sound when it was written.",
+        causes=("changed-after-writing",),
+        repair="Fetch or copy the file again and compare its checksum with the source.",
+        next=_explain,
+    ),
+    Pattern(
+        key="file-truncated",
+        codes=("CK004",),
+        rank=0,
+        title="The file is cut off, or was never written to its end",
+        inference="It cannot be loaded, or tensors are missing.",
+        training="It was sound: this is a matter of the file.",
+        causes=("interrupted-write",),
+        repair="Fetch or copy it again; a training run should write beside, then rename.",
+        next=_explain,
+    ),
+    Pattern(
+        key="file-incomplete",
+        codes=("CK003",),
+        rank=1,
+        title="The checkpoint is incomplete",
+        inference="It cannot be loaded, or missing layers keep their random values.",
+        training="It was sound: this is a matter of the files.",
+        causes=("interrupted-write",),
+        repair="Fetch the missing files; load with strict key checks.",
+        next=_explain,
+    ),
+    Pattern(
+        key="file-runs-code",
+        codes=("CK002",),
+        rank=1,
+        title="Loading the file the usual way can run code of the file",
+        inference="Unknown: whoever loads it runs what it names.",
+        training="Not a matter of training.",
+        causes=("code-in-file",),
+        repair="Load only what you trust; weights alone can be kept as safetensors.",
+        next=_explain,
+    ),
+    Pattern(
+        key="file-ambiguous",
+        codes=("CK005",),
+        rank=1,
+        title="Readers of this file see different things",
+        inference="Unknown: it depends on what reads it.",
+        training="Not a matter of training.",
+        causes=("ambiguous-writer",),
+        repair="Get the file from its source again, and do not load this one.",
+        next=_explain,
+    ),
+    Pattern(
+        key="file-points-outside",
+        codes=("CK006",),
+        rank=1,
+        title="The file refers to other files",
+        inference="It depends on files that are not part of it.",
+        training="Not a matter of training.",
+        causes=("built-so",),
+        repair="Write the checkpoint again with its data inside.",
+        next=_explain,
+    ),
+)
+
+STATE: tuple[Pattern, ...] = (
+    Pattern(
+        key="optimizer-poisoned",
+        codes=("TS001", "TS002"),
+        takes=("TS005",),
+        rank=3,
+        title=lambda case: (
+            "The optimizer's state is broken; every weight is finite"
+            if not case.facts.bad["weights"]
+            else "The optimizer's state is broken"
+        ),
+        inference=_SERVES,
+        training="Resuming kills the model: the next step writes NaN into the weights (Keras), or "
+        "freezes those elements (torch).",
+        causes=("gradient-spike", "edited-state", "corrupted-write"),
+        repair=_NEW_STATE,
+        next=_serve,
+    ),
+    Pattern(
+        key="loss-scale-collapsed",
+        codes=("TS005",),
+        rank=3,
+        title="The loss scale collapsed: every step was being skipped",
+        inference="Nothing by itself: the weights are those of the last step that was taken.",
+        training="The loss looked alive while no step was taken any more.",
+        causes=("skipped-steps", "learning-rate"),
+        repair="The weights are sound. Resume from before the overflows began, with a new scaler; a "
+        "scale of 0 never recovers.",
+        next=_serve,
+    ),
+    Pattern(
+        key="learning-rate-extreme",
+        codes=("TS003",),
+        rank=4,
+        title=lambda case: f"The learning rate to resume with is extreme ({_number(case)})",
+        inference=_SERVES,
+        training="Resuming destroys the weights in one step, or never changes them.",
+        causes=("wrong-schedule",),
+        repair="Nothing is lost: set the learning rate and the scheduler anew before resuming.",
+        next=_serve,
+    ),
+    Pattern(
+        key="epsilon-too-small",
+        codes=("TS004", "CF002"),
+        rank=6,
+        title="An epsilon is too small for its number format",
+        inference="Division by 0 where a variance or a moment is 0.",
+        training="Fine until a moment or a variance is 0.",
+        causes=("built-so",),
+        repair="Nothing is lost: raise it (Adam 1e-4 in half precision, BatchNorm 1e-3).",
+        next=_explain,
+    ),
+    Pattern(
+        key="optimizer-of-another-model",
+        codes=("TS007",),
+        rank=5,
+        title="The optimizer's state does not fit the model",
+        inference=_SERVES,
+        training="Resuming fails, or applies moments to the wrong parameters.",
+        causes=("other-model",),
+        repair="The weights are sound: resume with a new optimizer.",
+        next=_serve,
+    ),
+    Pattern(
+        key="ema-diverged",
+        codes=("TS006",),
+        rank=3,
+        title="The EMA has drifted away from the model",
+        inference="It depends on which of the two is served.",
+        training="Looked fine: the EMA takes no part in it.",
+        causes=("transient-nan", "averaged-weights"),
+        repair="Copy the sound one over the other, or start the average anew.",
+        next=_serve,
+    ),
+    Pattern(
+        key="loop-state-nonfinite",
+        codes=("TS009", "TS008", "NF001", "NF002", "NF003"),
+        rank=9,
+        title="Records of the training loop, or other state, are not finite",
+        inference=_SERVES,
+        training="A NaN loss among the records says that training had gone wrong before the save.",
+        causes=("bad-data",),
+        repair="Nothing to repair for serving.",
+        next=_explain,
+    ),
+)
+
+REST: tuple[Pattern, ...] = (
+    Pattern(
+        key="cast-loses-values",
+        codes=("PR001", "PR002", "PR003"),
+        takes=("BN008",),
+        rank=6,
+        title="Values do not fit the narrower type",
+        inference="Overflow turns into Inf and NaN, underflow and saturation shift the outputs.",
+        training="Fine in the wider type.",
+        causes=("narrow-type",),
+        repair="Nothing is lost while the original exists: keep the named tensors in float32, or "
+        "use bfloat16, which has float32's range.",
+        next=_explain,
+    ),
+    Pattern(
+        key="pool-skips-inputs",
+        codes=("CF001",),
+        rank=6,
+        title="A pooling layer strides over inputs it never reads",
+        inference="As trained: it drops part of its input.",
+        training="Can give NaN in old frameworks, and loses information in all.",
+        causes=("built-so",),
+        repair="A matter of the model's design: stride at most the pool's size, then train again.",
+        next=_explain,
+    ),
+    Pattern(
+        key="momentum-never-updates",
+        codes=("CF003",),
+        rank=4,
+        title="BatchNorm's momentum never updates its statistics",
+        inference="Statistics stay at 0 and 1: no normalisation.",
+        training="Fine: it uses the statistics of each batch.",
+        causes=("momentum-zero",),
+        repair="Set the momentum (torch 0.1, Keras 0.99) and recompute the statistics.",
+        next=_explain,
+    ),
+    Pattern(
+        key="classes-do-not-match",
+        codes=("CF004",),
+        rank=6,
+        title="The head does not have as many outputs as the configuration has classes",
+        inference="Labels are out of range, or outputs without a name.",
+        training="A label beyond the last output reads memory out of bounds, or gives NaN.",
+        causes=("built-so", "other-model"),
+        repair="Nothing is lost: correct the configuration, or take the head of the right model.",
+        next=_explain,
+    ),
+)

@@ -1,0 +1,118 @@
+"""Several nets in one file, and the order of the layers in each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+from ..layers import Layer
+from ..tensors import TensorInfo
+
+__all__ = ["alphabetical", "natural_key", "net_of", "split"]
+
+_WRAPPERS = frozenset(
+    {"module", "model", "state_dict", "_orig_mod", "_forward_module", "model_weights"}
+)
+_NETS = (
+    r"(net_?)?(g|d|gen|disc|generator|discriminator|critic|actor)(_?(a|b|ab|ba|net|ema|\d))?"
+    r"|student|teacher|(target|online|q|policy|value)_?(net|network)?|q_?\d"
+)
+"""First words of names that begin a net of its own, with an input of its own."""
+
+_RANKS: tuple[tuple[str, int], ...] = (
+    (
+        r"(input|in|data|pre)_?(bn|norm|batch_?norm).*|(bn|norm|batch_?norm)_?(0|in|input|data|cont)",
+        0,
+    ),
+    (r"(conv_?)?stem.*|.*patch_embed.*|embed(ding)?s?|.*pre_?net|conv0|conv_in|.*first.*", 1),
+    (r"encoder.*|enc|backbone|features|down.*|trunk|body", 2),
+    (r"neck|decoder.*|dec|up_.*|up\d*|ups", 4),
+    (r"(final|last|post|out)_?(bn|norm).*|bn|norm|bn_?(final|last|out|post)", 5),
+    (r"(.*_)?(head|fc|classifier|output|out|logits|predictions?|final|last|top)s?(_?\d+)?", 6),
+)
+"""Words that tell where in a net something stands; 3 is for all others."""
+
+
+def split(name: str) -> list[str]:
+    """Components of a layer's name.
+
+    Examples
+    --------
+    >>> split("layer1.0.bn1"), split("resnet/conv1_bn")
+    (['layer1', '0', 'bn1'], ['resnet', 'conv1_bn'])
+    """
+    return name.replace("/", ".").split(".")
+
+
+def net_of(layer: Layer) -> tuple[str, ...]:
+    """Which of the nets in a file a layer belongs to.
+
+    A state dict is a net; so are those of different roles, and inside one state dict what a
+    word such as ``discriminator`` begins.
+    """
+    path = next(iter(layer.parts.values())).path
+    inside = "." in path[-1]
+    outer = path[:-1] if inside else ()
+    words = path[-1].split(".", 4) if inside else path[:-1]
+    for word in words[:4]:
+        if word not in _WRAPPERS:
+            if len(word) < 24 and re.fullmatch(_NETS, word, re.IGNORECASE):
+                return (layer.role, *outer, word)
+            break
+    return (layer.role, *outer)
+
+
+def alphabetical(infos: Iterable[TensorInfo]) -> bool:
+    """Whether names stand in a dictionary's order instead of the model's: HDF5, safetensors.
+
+    Safetensors sorts by width first, so the order is looked at in each type for itself.
+    """
+    last: dict[str, tuple[str, tuple[str, ...]]] = {}
+    flat = deep = True
+    for info in infos:
+        if info.role not in {"model", "ema"}:
+            continue
+        before = last.get(info.dtype)
+        here = info.name, info.path
+        if before is not None:
+            flat = flat and before[0] <= here[0]
+            deep = deep and before[1] <= here[1]
+            if not flat and not deep:
+                return False
+        last[info.dtype] = here
+    return True
+
+
+def natural_key() -> Callable[[str], tuple[object, ...]]:
+    """Sort key for names: digits by value, and the words that begin or end a net in their place.
+
+    Examples
+    --------
+    >>> names = ["head.0", "layers.10", "layers.4", "stem.0", "b.x", "b"]
+    >>> sorted(names, key=natural_key())
+    ['stem.0', 'b', 'b.x', 'layers.4', 'layers.10', 'head.0']
+    """
+    memo: dict[str, tuple[object, ...]] = {}
+
+    def component(word: str) -> tuple[object, ...]:
+        if word.isascii() and word.isdigit():
+            return (3, 0, int(word[:18]), word)
+        found = [
+            (0, int(part[:18]), part) if part[0] in "0123456789" else (1, 0, part)
+            for part in re.findall(r"[0-9]+|[^0-9]+", word[:200].replace("preact", "0"))
+        ]
+        rank = next(
+            (rank for words, rank in _RANKS if re.fullmatch(words, word[:40], re.IGNORECASE)), 3
+        )
+        return (rank, 1, found, word)
+
+    def key(name: str) -> tuple[object, ...]:
+        parts = []
+        for word in split(name):
+            known = memo.get(word)
+            if known is None:
+                known = memo[word] = component(word)
+            parts.append(known)
+        return tuple(parts)
+
+    return key

@@ -1,0 +1,216 @@
+"""PR002: values too small for the type they are stored in, or are to be cast to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..findings import Finding, Severity
+from ..tensors import TensorInfo
+from .base import Case, Context, Rule, rule, threshold
+from .precision import NARROW, SERVED, Counts, Narrow, below, is_float, of_types, target
+
+_SMALL = np.float16([[1e-6, -2e-6], [3e-6, 0.0]])
+_MOMENTS = "optimizer.state.0.exp_avg_sq"
+
+
+@rule
+class UnderflowsInDtype(Rule):
+    """Most values of a tensor are, or become, zero or subnormal in a narrow type.
+
+    What it means
+    -------------
+    Below the smallest normal value (6.1e-5 in float16, 1.2e-38 in bfloat16) digits get lost, and
+    below the smallest step (6e-8 in float16, 0.002 in float8_e4m3fn) all of them: the value is 0.
+    Some hardware flushes subnormal values to 0 at once.  A layer whose weights all become 0
+    computes nothing but its bias; a running variance that becomes 0 multiplies its channel by
+    1/sqrt(epsilon); a second moment that is 0 makes the next step as large as its epsilon lets it.
+
+    Of stored values only the subnormal ones tell: a zero may always have been one.  In 8-bit
+    types subnormal values are in normal use, so there only values of at most two steps count.
+
+    How it happens
+    --------------
+    ``half()`` of a model with tiny weights (a layer that vanished, strong weight decay, weights
+    scaled for float32); training in pure float16, whose Adam second moments (squares of small
+    gradients) are mostly below 6e-8; a cast to float8 without a scale per tensor.
+
+    When to ignore it
+    -----------------
+    In adapters (LoRA) that have hardly been trained, and in gains, shifts and biases of pruned
+    channels: both are notes.
+    """
+
+    share: float = threshold(
+        0.5,
+        unit="share of the nonzero values",
+        why="half of the values: weights of a normal distribution get there in float16 with a "
+        "standard deviation of 9e-5 and less, in float8_e4m3fn of 0.006",
+        healthy="0 of 124 half-precision and 20 float8 tensors of 7 healthy trial files; "
+        "their largest share is 0.03",
+    )
+    reach: float = threshold(
+        16.0,
+        unit="times the smallest value that keeps its digits",
+        why="a root mean square above it cannot come from values half of which are too small, "
+        "unless a few others are much larger; values are read only below it",
+        healthy="no finding by itself; spares reading a float16 layer whose root mean square is "
+        "above 0.001",
+    )
+    gain: float = threshold(
+        0.25,
+        unit="relative change of sqrt(variance + epsilon)",
+        why="float8_e4m3fn's own rounding changes it by 0.03 at most; a quarter scales the "
+        "channel visibly",
+        healthy="0 of 48 BatchNorm layers of 6 healthy trial files cast to float16, bfloat16; "
+        "their largest change is 0.004",
+    )
+
+    code = "PR002"
+    name = "underflows-in-dtype"
+    severity = Severity.WARNING
+    since = "0.1"
+    references = (
+        "IEEE 754-2019, section 3.4: subnormal numbers",
+        "Micikevicius et al. 2018, arXiv:1710.03740: values that become zeros in half precision",
+        "Micikevicius et al. 2022, arXiv:2209.05433: FP8 formats for deep learning",
+    )
+    healthy = (
+        Case("small weights in float32", {"fc.weight": [[1e-6, -2e-6]]}),
+        Case("half precision", {"fc.weight": np.float16([[0.02, -1e-5], [0.01, 0]])}),
+        Case("pruned weights", {"fc.weight": np.float16([[0.02, 0], [0, 0]])}),
+        Case("nothing but zeros, another rule's matter", {"fc.weight": np.float16([[0, 0]])}),
+        Case("a cast that keeps the exponents", {"fc.weight": [[1e-6, 2e-6]]}, cast_to="bfloat16"),
+        Case("a variance that epsilon hides", {"bn.running_var": [1e-8, 1.0, 1.0]},
+             cast_to="float16"),
+    )  # fmt: skip
+    sick = (
+        Case("weights of 1e-6 stored in float16", {"fc.weight": _SMALL}),
+        Case("Adam's second moments in float16", {_MOMENTS: np.float16([[1e-7, 3e-7, 0, 0]])},
+             {_MOMENTS: "optimizer"}),
+        Case("a cast that leaves few digits", {"fc.weight": [[1e-6, -2e-6]]}, cast_to="float16"),
+        Case("a layer that the cast erases", {"fc.weight": [[1e-9, -2e-9]]}, {}, Severity.ERROR,
+             cast_to="float16"),
+        Case("a variance that becomes 0", {"bn.running_var": [5e-4, 1.0, 1.0]},
+             cast_to="float8_e4m3fn"),
+        Case("gains of a pruned layer", {"bn.weight": np.float16([1e-6, 2e-6]),
+             "bn.running_var": np.float16([1, 1])}, {}, Severity.NOTE),
+    )  # fmt: skip
+
+    def check(self, ctx: Context) -> Iterator[Finding]:
+        kind = target(ctx.cast_to)
+        seen: set[str] = set()
+        if kind is not None:
+            for finding in self._cast(ctx, kind):
+                seen.add(finding.tensor)
+                yield finding
+        for finding in self._stored(ctx):
+            if finding.tensor not in seen:
+                yield finding
+
+    def _stored(self, ctx: Context) -> Iterator[Finding]:
+        if all(info.dtype not in NARROW for info in ctx.table.infos.values()):
+            return
+        low = of_types(ctx, {kind.name: kind.low for kind in NARROW.values()})
+        for info, _ in ctx.where(self._small(ctx, low)):
+            kind = NARROW[info.dtype]
+            if info.role not in (*SERVED, "optimizer") or not is_float(info):
+                continue
+            counts = below(ctx, info, kind, self.share)
+            if counts is not None:
+                severity = _least(ctx, info, Severity.WARNING)
+                yield self._told(info, kind, counts, severity, "are")
+
+    def _small(self, ctx: Context, low: Any) -> Any:
+        """Tensors whose root mean square lets half of their values be too small."""
+        stats = ctx.stats
+        with np.errstate(over="ignore", invalid="ignore"):
+            small: Any = np.hypot(stats.mean, stats.std) < self.reach * low
+            return small & ((stats.minimum < 0) | (stats.maximum > 0))
+
+    def _cast(self, ctx: Context, kind: Narrow) -> Iterator[Finding]:
+        wider = of_types(ctx, {name: kind.low for name in _wider(kind)})
+        for info, _ in ctx.where(~np.isnan(wider)):
+            if info.role not in SERVED or not is_float(info):
+                continue
+            if ctx.layers.part_of(info.name) == "var":
+                yield from self._variance(ctx, info, kind)
+                continue
+            smallest = ctx.stats[info.name].minimum
+            if smallest is None or smallest >= kind.low:
+                continue
+            counts = below(ctx, info, kind, self.share)
+            if counts is not None:
+                erased = counts.vanishing == counts.nonzero
+                severity = _least(ctx, info, Severity.ERROR if erased else Severity.WARNING)
+                yield self._told(info, kind, counts, severity, "become")
+
+    def _told(
+        self, info: TensorInfo, kind: Narrow, counts: Counts, severity: Severity, verb: str
+    ) -> Finding:
+        zeros = f" ({counts.vanishing:,} of them 0)" if counts.vanishing else ""
+        what = "subnormal" if kind.low == kind.tiny else "one or two steps from 0"
+        message = (
+            f"{counts.low / counts.nonzero:.0%} of the {counts.nonzero:,} nonzero values "
+            f"{verb} {what}{zeros} in {kind.name}"
+        )
+        more: dict[str, Any] = {"cast_to": kind.name, "keep_float32": True}
+        return self.finding(
+            info,
+            message,
+            severity=severity,
+            limit=f"at least {self.share:.0%} of the nonzero values below {kind.low:.2g}",
+            nonzero=counts.nonzero,
+            low=counts.low,
+            vanishing=counts.vanishing,
+            **(more if verb == "become" else {}),
+        )
+
+    def _variance(self, ctx: Context, info: TensorInfo, kind: Narrow) -> Iterator[Finding]:
+        """A small variance matters as far as epsilon does not hide it."""
+        layer = ctx.layers.of(info.name)
+        smallest = ctx.stats[info.name].minimum
+        if layer is None or smallest is None or smallest >= kind.low:
+            return
+        epsilon, known = layer.epsilon
+        values = ctx.read(info).astype(np.float64)
+        values = values[np.isfinite(values) & (values > 0) & (values <= kind.step / 2)]
+        worst = float(values.max()) if values.size else 0.0
+        change = np.sqrt((worst + epsilon) / epsilon) - 1 if epsilon > 0 else float(worst > 0)
+        if change <= self.gain:
+            return
+        message = (
+            f"{values.size:,} of {info.size:,} variances become 0 in {kind.name}; the gain of the "
+            f"largest of them, {worst:.3g}, grows by {change:.0%} at epsilon {epsilon:g} ({known})"
+        )
+        yield self.finding(
+            info,
+            message,
+            limit=f"a change of more than {self.gain:.0%}",
+            vanishing=values.size,
+            largest=worst,
+            change=float(change),
+            epsilon=epsilon,
+            cast_to=kind.name,
+            keep_float32=True,
+        )
+
+
+def _wider(kind: Narrow) -> list[str]:
+    """Types whose values a cast to ``kind`` can make too small."""
+    return [
+        "float64",
+        "float32",
+        *(row.name for row in NARROW.values() if row.step < kind.step),
+    ]
+
+
+def _least(ctx: Context, info: TensorInfo, severity: Severity) -> Severity:
+    """Vectors of pruned channels and hardly trained adapters are small and harmless."""
+    if info.role == "optimizer":
+        return severity
+    layer = ctx.layers.of(info.name)
+    vector = len(info.shape) < 2
+    return Severity.NOTE if vector or (layer and layer.kind == "lora") else severity
