@@ -32,13 +32,15 @@ if TYPE_CHECKING:
         UsageError,
     )
     from .findings import Finding, Severity
-    from .results import Report, Summary, Verdict
+    from .results import Diagnosis, Exemption, Report, Summary, Verdict
     from .tensors import TensorInfo, TensorTable
 
 __all__ = [
     "BombError",
     "ChangedError",
     "CkptDoctorError",
+    "Diagnosis",
+    "Exemption",
     "Finding",
     "FormatError",
     "InternalError",
@@ -61,7 +63,7 @@ __all__ = [
 _HOMES = {
     "api": ("inspect", "open_checkpoint"),
     "findings": ("Finding", "Severity"),
-    "results": ("Report", "Summary", "Verdict"),
+    "results": ("Diagnosis", "Exemption", "Report", "Summary", "Verdict"),
     "tensors": ("TensorInfo", "TensorTable"),
 }
 

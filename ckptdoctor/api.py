@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .config import Settings, load_settings
 from .diagnose import diagnose
 from .errors import CkptDoctorError, InternalError, UsageError
 from .findings import Finding
 from .formats import open_path
 from .formats.base import ReadOptions
 from .measure.scan import Progress, measure
-from .results import ErrorInfo, Purpose, Report, Weights, Wishes
+from .results import CastTo, ErrorInfo, Exemption, Purpose, Report, Weights, Wishes
+from .selection import check_wishes
 from .tensors import TensorTable
 
 __all__ = ["Wishes", "examine", "inspect", "open_checkpoint"]
@@ -49,11 +51,15 @@ def open_checkpoint(path: str | os.PathLike[str], *, trust_hdf5: bool = False) -
 def inspect(
     path: str | os.PathLike[str],
     *,
-    purpose: Purpose = "any",
-    weights: Weights = "auto",
-    select: Sequence[str] = (),
-    ignore: Sequence[str] = (),
+    purpose: Purpose | None = None,
+    weights: Weights | None = None,
+    select: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
     tensors: Sequence[str] = (),
+    cast_to: CastTo | None = None,
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
+    exempt: Sequence[Exemption] = (),
+    config: str | os.PathLike[str] | None = None,
     trust_hdf5: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -64,13 +70,22 @@ def inspect(
     path
         As in `open_checkpoint`.
     purpose
-        ``serve`` and ``resume`` weigh only what they use; ``any`` weighs everything.
+        ``serve`` and ``resume`` weigh only what they use; ``any``, the default, weighs everything.
     weights
-        Which weights would be served: ``model``, ``ema``, or what the framework would take.
+        Which weights would be served: ``model``, ``ema``, or by ``auto``, the default, what the
+        framework would take.
     select, ignore
-        Codes (``NF001``) or their first letters (``NF``).
+        Codes (``NF001``), their first letters (``NF``), or names (``nan-values``).
     tensors
         Patterns of names to judge; all where empty.
+    cast_to
+        Judge also what a cast of the weights to this type would lose.
+    thresholds
+        By code or name of the rule, and name of the threshold: ``{"BN003": {"ratio": 500}}``.
+    exempt
+        Findings that are accepted: they become notes that repeat the reason.
+    config
+        A file of settings, for what the other arguments leave open.  None is looked for.
     trust_hdf5
         As in `open_checkpoint`.
     progress
@@ -85,18 +100,23 @@ def inspect(
     Raises
     ------
     UsageError
-        If there is no such path, code, tensor, purpose or weights.
+        If there is no such path, code, threshold, tensor, purpose, type, weights or setting.
     CkptDoctorError
         If the file cannot be checked; ``error.findings`` holds what was seen before.
     """
-    wishes = Wishes(
+    settings = Settings() if config is None else load_settings(config)
+    wishes = settings.wishes(
         purpose=purpose,
         weights=weights,
         select=select,
         ignore=ignore,
         tensors=tensors,
+        cast_to=cast_to or "",
+        thresholds=thresholds,
+        exempt=exempt,
         trust_hdf5=trust_hdf5,
     )
+    check_wishes(wishes)
     return _inspect(os.fspath(path), wishes, progress)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from inspect import cleandoc
-from typing import Any
+from typing import Any, cast
 
 from .container_codes import CONTAINER_PAGES
 from .errors import UsageError
@@ -18,7 +18,7 @@ from .rules import RULES, Rule
 __all__ = [
     "Page",
     "Threshold",
-    "find_page",
+    "find_pages",
     "index_markdown",
     "page_json",
     "page_markdown",
@@ -90,8 +90,8 @@ def pages() -> tuple[Page, ...]:
     return tuple(sorted(every, key=lambda page: page.code))
 
 
-def find_page(word: str) -> Page:
-    """Page of a code or name, in upper or lower case.
+def find_pages(word: str) -> tuple[Page, ...]:
+    """Pages of a code or name, in upper or lower case; two codes can share a name.
 
     Raises
     ------
@@ -99,11 +99,11 @@ def find_page(word: str) -> Page:
         If there is none.
     """
     every = pages()
-    for page in every:
-        if word.upper() == page.code or word.lower() == page.name:
-            return page
-    hint = suggestion(word, [each for page in every for each in (page.code, page.name)])
-    raise UsageError(f"no code {shown(word)}", hint=hint or "'ckptdoctor rules' lists them")
+    found = tuple(p for p in every if word.upper() == p.code or word.lower() == p.name)
+    if not found:
+        hint = suggestion(word, [each for page in every for each in (page.code, page.name)])
+        raise UsageError(f"no code {shown(word)}", hint=hint or "'ckptdoctor rules' lists them")
+    return found
 
 
 def _page_of_rule(rule: type[Rule]) -> Page:
@@ -116,7 +116,8 @@ def _page_of_rule(rule: type[Rule]) -> Page:
         summary=summary,
         sections=sections,
         thresholds=tuple(
-            Threshold(field.name, field.default, **field.metadata) for field in fields(rule)
+            Threshold(field.name, cast("float", field.default), **field.metadata)
+            for field in fields(rule)
         ),
         replaces=rule.replaces,
         found=tuple(case.title for case in rule.sick),
@@ -154,34 +155,43 @@ def _heading(page: Page) -> str:
 
 def _settings(page: Page) -> str:
     """How the thresholds are set, with their defaults."""
-    lines = [f"{t.name} = {_toml(t.default)}" for t in page.thresholds]
+    lines = [f"{t.name} = {t.default!r}" for t in page.thresholds]
     return "\n".join([f"[tool.ckptdoctor.thresholds.{page.code}]", *lines])
 
 
-def _toml(number: Any) -> str:
-    """A number as Python and TOML both write it.
-
-    Examples
-    --------
-    >>> _toml(1e-05), _toml(50.0), _toml(3), _toml(65504.0)
-    ('1e-05', '50.0', '3', '65504.0')
-    """
-    return repr(number)
+def _measure(threshold: Threshold, mark: str = "") -> str:
+    number = f"{threshold.default:,.10g}"
+    return f"{mark}{threshold.name} = {number}{mark} ({threshold.unit})"
 
 
-def _measure(threshold: Threshold) -> str:
-    return f"{threshold.default:,.10g} {threshold.unit}"
+def _sentence(text: str) -> str:
+    text = text.strip().rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 # As text
 
 
-def page_text(page: Page, width: int, *, bold: str = "{}") -> str:
-    """Page for a terminal of ``width`` columns; ``bold`` is a format for titles."""
-    return "\n".join(_text_lines(page, min(width, 100), bold)) + "\n"
+def page_text(
+    page: Page, width: int, *, bold: str = "{}", settings: Mapping[str, float] | None = None
+) -> str:
+    """Page for a terminal.
+
+    Parameters
+    ----------
+    page
+        What to show.
+    width
+        Columns; more than 100 are not used.
+    bold
+        A format for titles.
+    settings
+        Thresholds that are set, by name.
+    """
+    return "\n".join(_text_lines(page, min(width, 100), bold, settings or {})) + "\n"
 
 
-def _text_lines(page: Page, width: int, bold: str) -> Iterator[str]:
+def _text_lines(page: Page, width: int, bold: str, settings: Mapping[str, float]) -> Iterator[str]:
     yield bold.format(f"{page.code} {page.name}")
     yield from _filled(page.summary, width)
     yield from _filled(_heading(page), width)
@@ -191,9 +201,11 @@ def _text_lines(page: Page, width: int, bold: str) -> Iterator[str]:
     if page.thresholds:
         yield from ("", bold.format("Thresholds"))
         for t in page.thresholds:
-            yield from _filled(f"{t.name}: {_measure(t)}", width)
+            yield from _filled(_measure(t), width)
             yield from _filled(_sentence(t.why), width, "    ")
             yield from _filled(f"Healthy files: {_sentence(t.healthy)}", width, "    ")
+            if t.name in settings:
+                yield f"    Your settings make it {settings[t.name]:,.10g}."
         yield "  To change them, in pyproject.toml:"
         yield from ("    " + line for line in _settings(page).split("\n"))
     for title, items in _lists(page):
@@ -211,7 +223,7 @@ def _filled(text: str, width: int, indent: str = "  ") -> Iterator[str]:
             yield from (f"{indent}{line}".rstrip() for line in lines)
             continue
         hanging = indent + " " * (len(_marker(lines[0])) if kind == "item" else 0)
-        words = " ".join(line.strip() for line in lines).replace("``", "`")
+        words = " ".join(" ".join(lines).split()).replace("``", "`")
         yield from textwrap.wrap(
             words,
             width,
@@ -243,11 +255,6 @@ def _marker(line: str) -> str:
     return found.group() if found else ""
 
 
-def _sentence(text: str) -> str:
-    text = text.strip().rstrip(".")
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
-
-
 def _lists(page: Page) -> Iterator[tuple[str, Sequence[str]]]:
     if page.replaces:
         names = dict((*CONTAINER_CODES.items(), *((rule.code, rule.name) for rule in RULES)))
@@ -268,11 +275,15 @@ def table_text(every: Sequence[Page], width: int) -> str:
     left = max(len(page.name) for page in every)
     room = max(width - left - len("NF001    warning    "), 24)
     rows = [
-        [page.code, page.name, page.severity, textwrap.fill(page.summary.rstrip("."), room)]
+        [page.code, page.name, page.severity, textwrap.fill(_plain(page.summary), room)]
         for page in every
     ]
     text = tabulate(rows, headers=["code", "name", "severity", "what it is"], tablefmt="simple")
     return "\n".join(line.rstrip() for line in text.split("\n")) + "\n"
+
+
+def _plain(summary: str) -> str:
+    return summary.rstrip(".").replace("``", "`")
 
 
 # As Markdown
@@ -290,8 +301,8 @@ def _markdown_lines(page: Page) -> Iterator[str]:
     if page.thresholds:
         yield from ("## Thresholds", "")
         for t in page.thresholds:
-            yield f"- `{t.name}`: {_measure(t)}. {_sentence(t.why)}"
-            yield f"  Healthy files: {_sentence(t.healthy)}"
+            yield f"- {_measure(t, '`')}. {_sentence(_markdown(t.why))}"
+            yield f"  Healthy files: {_sentence(_markdown(t.healthy))}"
         yield from (
             "",
             "To change them, in pyproject.toml:",

@@ -6,15 +6,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import options
 from ._version import __version__
 from .errors import CkptDoctorError, UsageError
 from .findings import Severity
 from .report import FORMATS, renderer
-from .results import Format, Purpose, Sort, Tensors, View, Weights, Wishes
+from .results import CastTo, FailOn, Format, Purpose, Sort, Tensors, View, Weights
 from .terminal import (
     OutputError,
     ProgressLine,
@@ -27,7 +28,8 @@ from .terminal import (
 )
 
 if TYPE_CHECKING:
-    from .results import Report
+    from .config import Settings
+    from .results import Report, Wishes
 
 __all__ = ["run"]
 
@@ -35,29 +37,17 @@ EXIT_CLEAN, EXIT_FINDINGS, EXIT_USAGE, EXIT_UNCHECKED, EXIT_INTERRUPTED = 0, 1, 
 _REPORT_WIDTH = 100
 """Columns of a text report in a file."""
 
-EXAMPLES = """\
-\b
-Examples:
-  ckptdoctor inspect model.pt
-  ckptdoctor inspect runs/*.ckpt --purpose resume
-  ckptdoctor inspect model.safetensors --tensors all --sort max
-  ckptdoctor inspect model.h5 --format json > report.json
-
-\b
-Exit codes:
-  0 clean, 1 findings, 2 wrong usage, 3 could not be checked, 130 interrupted
-  Of several files the highest counts."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Inspection:
-    """What ``inspect`` was asked to do."""
+    """What ``inspect`` was asked to do; ``given`` are wishes, None where nothing was said."""
 
     paths: list[str]
-    wishes: Wishes
+    given: dict[str, Any]
+    config: str | None
     tensors: Tensors | None
     sort: Sort
-    fail_on: Severity | None
+    fail_on: FailOn | None
     format: str
     reports: list[tuple[str, str]]
     debug: bool
@@ -65,11 +55,15 @@ class _Inspection:
     color: str
 
 
-@dataclass(frozen=True, slots=True)
-class _ListFormats:
-    """``formats``, as text or JSON."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Listing:
+    """What ``explain``, ``rules`` or ``formats`` was asked to show."""
 
+    what: str
     format: str
+    color: str
+    codes: list[str] | None = None
+    config: str | None = None
 
 
 app = typer.Typer(
@@ -78,7 +72,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich costs more to import than NumPy
     pretty_exceptions_enable=False,
     no_args_is_help=True,
-    epilog=EXAMPLES,
+    epilog=options.EXAMPLES,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -89,30 +83,9 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _option(text: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=text, metavar=metavar, show_default=metavar is None)
-
-
-_PATHS = typer.Argument(
-    metavar="PATH...", help="Files, folders that hold one checkpoint, or index.json files."
-)
 _VERSION = typer.Option(
     "--version", callback=_show_version, is_eager=True, help="Show the version."
 )
-_PURPOSE = _option("Let only what serving or resuming uses decide the exit code.")
-_WEIGHTS = _option("Weights that will be served; auto takes the EMA where its framework would.")
-_SELECT = _option("Report only these codes, such as NF001,CK.", metavar="CODES")
-_IGNORE = _option("Leave these codes out.", metavar="CODES")
-_TENSOR = _option("Judge and list only tensors whose name matches.", metavar="GLOB")
-_TENSORS = _option("Rows to list; text lists suspects, JSON all tensors.")
-_SORT = _option("Order of the rows.")
-_FAIL_ON = _option("Lowest severity that makes the exit code 1.")
-_FORMAT = _option("Format of the standard output.")
-_REPORT = _option("Write a report to a file, too: text=FILE or json=FILE.", metavar="FMT=FILE")
-_TRUST = _option("Run HDF5's library without its guard process.", "--trust-hdf5")
-_QUIET = _option("Print only what fails.", "--quiet", "-q")
-_COLOR = _option("When to use colours.")
-_DEBUG = _option("Show the traceback of an unexpected error.", "--debug")
 
 
 @app.callback()
@@ -120,39 +93,43 @@ def _common(version: Annotated[bool, _VERSION] = False) -> None:
     """Say whether a neural-network checkpoint is fit to serve, or to resume, and why not."""
 
 
-@app.command("inspect", epilog=EXAMPLES)
+@app.command("inspect", epilog=options.EXAMPLES)
 def _inspect(
-    paths: Annotated[list[str], _PATHS],
-    purpose: Annotated[Purpose, _PURPOSE] = "any",
-    weights: Annotated[Weights, _WEIGHTS] = "auto",
-    select: Annotated[list[str] | None, _SELECT] = None,
-    ignore: Annotated[list[str] | None, _IGNORE] = None,
-    tensor: Annotated[list[str] | None, _TENSOR] = None,
-    tensors: Annotated[Tensors | None, _TENSORS] = None,
-    sort: Annotated[Sort, _SORT] = "file",
-    fail_on: Annotated[Literal["error", "warning", "never"], _FAIL_ON] = "error",
-    format: Annotated[Format, _FORMAT] = "text",
-    report: Annotated[list[str] | None, _REPORT] = None,
-    trust_hdf5: Annotated[bool, _TRUST] = False,
-    quiet: Annotated[bool, _QUIET] = False,
-    color: Annotated[Literal["auto", "always", "never"], _COLOR] = "auto",
-    debug: Annotated[bool, _DEBUG] = False,
+    paths: Annotated[list[str], options.PATHS],
+    purpose: Annotated[Purpose | None, options.PURPOSE] = None,
+    weights: Annotated[Weights | None, options.WEIGHTS] = None,
+    select: Annotated[list[str] | None, options.SELECT] = None,
+    ignore: Annotated[list[str] | None, options.IGNORE] = None,
+    tensor: Annotated[list[str] | None, options.TENSOR] = None,
+    cast_to: Annotated[CastTo | None, options.CAST_TO] = None,
+    tensors: Annotated[Tensors | None, options.TENSORS] = None,
+    sort: Annotated[Sort, options.SORT] = "file",
+    fail_on: Annotated[FailOn | None, options.FAIL_ON] = None,
+    format: Annotated[Format, options.FORMAT] = "text",
+    report: Annotated[list[str] | None, options.REPORT] = None,
+    config: Annotated[str | None, options.CONFIG] = None,
+    trust_hdf5: Annotated[bool, options.TRUST] = False,
+    quiet: Annotated[bool, options.QUIET] = False,
+    color: Annotated[options.Color, options.COLOR] = "auto",
+    debug: Annotated[bool, options.DEBUG] = False,
 ) -> _Inspection:
     """Measure every tensor and say what is wrong."""
-    wishes = Wishes(
-        purpose=purpose,
-        weights=weights,
-        select=_codes(select),
-        ignore=_codes(ignore),
-        tensors=tuple(tensor or ()),
-        trust_hdf5=trust_hdf5,
-    )
+    given = {
+        "purpose": purpose,
+        "weights": weights,
+        "select": _codes(select),
+        "ignore": _codes(ignore),
+        "tensors": tuple(tensor or ()),
+        "cast_to": cast_to or "",
+        "trust_hdf5": trust_hdf5,
+    }
     return _Inspection(
         paths=paths,
-        wishes=wishes,
+        given=given,
+        config=config,
         tensors=tensors,
         sort=sort,
-        fail_on=None if fail_on == "never" else Severity[fail_on.upper()],
+        fail_on=fail_on,
         format=format,
         reports=[_destination(text) for text in report or ()],
         debug=debug,
@@ -161,16 +138,44 @@ def _inspect(
     )
 
 
+@app.command("explain", epilog=options.EXPLAIN_EXAMPLES)
+def _explain(
+    codes: Annotated[list[str], options.WORDS],
+    format: Annotated[options.PageFormat, options.FORMAT] = "text",
+    config: Annotated[str | None, options.CONFIG] = None,
+    color: Annotated[options.Color, options.COLOR] = "auto",
+    quiet: Annotated[bool, options.UNHEEDED["quiet"]] = False,  # noqa: ARG001
+) -> _Listing:
+    """Say what a finding means, how it happens, when to ignore it, and what its limits are."""
+    return _Listing(what="explain", format=format, color=color, codes=codes, config=config)
+
+
+@app.command("rules", epilog=options.RULES_EXAMPLES)
+def _rules(
+    format: Annotated[options.PageFormat, options.FORMAT] = "text",
+    config: Annotated[str | None, options.UNHEEDED["config"]] = None,  # noqa: ARG001
+    color: Annotated[options.Color, options.UNHEEDED["color"]] = "auto",
+    quiet: Annotated[bool, options.UNHEEDED["quiet"]] = False,  # noqa: ARG001
+) -> _Listing:
+    """List every code that a finding can have."""
+    return _Listing(what="rules", format=format, color=color)
+
+
 @app.command("formats")
 def _formats(
-    format: Annotated[Format, _FORMAT] = "text",
-) -> _ListFormats:
+    format: Annotated[Format, options.FORMAT] = "text",
+    config: Annotated[str | None, options.UNHEEDED["config"]] = None,  # noqa: ARG001
+    color: Annotated[options.Color, options.UNHEEDED["color"]] = "auto",
+    quiet: Annotated[bool, options.UNHEEDED["quiet"]] = False,  # noqa: ARG001
+) -> _Listing:
     """List the formats that can be read."""
-    return _ListFormats(format)
+    return _Listing(what="formats", format=format, color=color)
 
 
-def _codes(texts: list[str] | None) -> tuple[str, ...]:
-    return tuple(code.strip() for text in texts or () for code in text.split(","))
+def _codes(texts: list[str] | None) -> tuple[str, ...] | None:
+    if not texts:
+        return None
+    return tuple(code.strip() for text in texts for code in text.split(","))
 
 
 def _destination(text: str) -> tuple[str, str]:
@@ -187,8 +192,8 @@ def run(arguments: list[str]) -> int:
         wish = _parse(arguments)
         if isinstance(wish, _Inspection):
             return _run_inspection(wish)
-        if isinstance(wish, _ListFormats):
-            return _run_formats(wish)
+        if isinstance(wish, _Listing):
+            return _run_listing(wish)
         return int(wish or 0)
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted")
@@ -243,19 +248,28 @@ _BUG = f"a bug in ckptdoctor {__version__}: please report this line (--debug sho
 
 
 def _run_inspection(wish: _Inspection) -> int:
-    from .diagnose import check_codes  # noqa: PLC0415  (NumPy: --help does without)
+    settings = _settings(wish.config)
+    wishes = settings.wishes(**wish.given)
+    from .selection import check_wishes  # noqa: PLC0415  (NumPy: --help does without)
 
-    check_codes((*wish.wishes.select, *wish.wishes.ignore))
+    check_wishes(wishes)
     _check_paths(wish)
-    run = _Run(wish)
+    limit = wish.fail_on or settings.fail_on or "error"
+    run = _Run(wish, wishes, None if limit == "never" else Severity[limit.upper()])
     if not wish.reports:
-        _emit(wish, run.reports())
+        run.emit(run.reports())
         return run.code
     reports = list(run.reports())
-    _emit(wish, reports)
+    run.emit(reports)
     for kind, file in wish.reports:
-        run.code = max(run.code, _write_report(kind, file, reports, wish))
+        run.code = max(run.code, run.write(kind, file, reports))
     return run.code
+
+
+def _settings(file: str | None) -> Settings:
+    from .config import find_settings, load_settings  # noqa: PLC0415  (--help does without)
+
+    return find_settings() if file is None else load_settings(file)
 
 
 def _check_paths(wish: _Inspection) -> None:
@@ -279,8 +293,8 @@ def _exists(path: Path) -> bool:
 class _Run:
     """Inspects path after path and keeps the worst exit code: 3, then 2, then 1."""
 
-    def __init__(self, wish: _Inspection) -> None:
-        self.wish = wish
+    def __init__(self, wish: _Inspection, wishes: Wishes, fail_on: Severity | None) -> None:
+        self.wish, self.wishes, self.fail_on = wish, wishes, fail_on
         self.code = EXIT_CLEAN
         seen = not wish.quiet and is_terminal(sys.stderr)
         self.progress = ProgressLine(sys.stderr, enabled=seen)
@@ -288,11 +302,10 @@ class _Run:
     def reports(self) -> Iterator[Report]:
         from .api import examine  # noqa: PLC0415
 
-        wish = self.wish
-        for path in wish.paths:
+        for path in self.wish.paths:
             self.progress.start(path)
             try:
-                report = examine(path, wish.wishes, self.progress, debug=wish.debug)
+                report = examine(path, self.wishes, self.progress, debug=self.wish.debug)
             finally:
                 self.progress.clear()
             self.weigh(report)
@@ -307,61 +320,56 @@ class _Run:
             self.code = EXIT_UNCHECKED
             if error.bug:
                 say(f"{report.file}: {error.type} at {error.where}: {error.message}; {_BUG}")
-        elif report.fails(self.wish.fail_on):
+        elif report.fails(self.fail_on):
             self.code = max(self.code, EXIT_FINDINGS)
 
+    def view(self, width: int, *, color: bool = False, encoding: str = "utf-8") -> View:
+        return View(
+            tensors=self.wish.tensors,
+            sort=self.wish.sort,
+            width=width,
+            encoding=encoding,
+            color=color,
+            quiet=self.wish.quiet,
+            fail_on=self.fail_on,
+        )
 
-def _view(wish: _Inspection, width: int, *, color: bool = False, encoding: str = "utf-8") -> View:
-    return View(
-        tensors=wish.tensors,
-        sort=wish.sort,
-        width=width,
-        encoding=encoding,
-        color=color,
-        quiet=wish.quiet,
-        fail_on=wish.fail_on,
+    def emit(self, reports: Iterable[Report]) -> None:
+        stream = sys.stdout
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        color = colored(self.wish.color, stream)
+        view = self.view(width_of(stream), color=color, encoding=encoding)
+        listening = True
+        for piece in renderer(self.wish.format)(reports, view):
+            # When nobody reads on, the exit code still is that of all files.
+            listening = listening and put(stream, piece)
+
+    def write(self, kind: str, file: str, reports: Iterable[Report]) -> int:
+        from .report.files import guard_inputs, write  # noqa: PLC0415
+
+        try:
+            guard_inputs(file, reports)
+            write(file, renderer(kind)(reports, self.view(_REPORT_WIDTH)))
+        except UsageError as error:
+            say(str(error))
+            return EXIT_USAGE
+        except OSError as error:
+            say(f"{file}: the report could not be written: {error.strerror}")
+            return EXIT_UNCHECKED
+        return EXIT_CLEAN
+
+
+def _run_listing(wish: _Listing) -> int:
+    from .listing import Listing  # noqa: PLC0415
+
+    listing = Listing(
+        format=wish.format, width=width_of(sys.stdout), color=colored(wish.color, sys.stdout)
     )
-
-
-def _emit(wish: _Inspection, reports: Iterable[Report]) -> None:
-    stream = sys.stdout
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    view = _view(wish, width_of(stream), color=colored(wish.color, stream), encoding=encoding)
-    listening = True
-    for piece in renderer(wish.format)(reports, view):
-        # When nobody reads on, the exit code still is that of all files.
-        listening = listening and put(stream, piece)
-
-
-def _write_report(kind: str, file: str, reports: Iterable[Report], wish: _Inspection) -> int:
-    from .report.files import guard_inputs, write  # noqa: PLC0415
-
-    try:
-        guard_inputs(file, reports)
-        write(file, renderer(kind)(reports, _view(wish, _REPORT_WIDTH)))
-    except UsageError as error:
-        say(str(error))
-        return EXIT_USAGE
-    except OSError as error:
-        say(f"{file}: the report could not be written: {error.strerror}")
-        return EXIT_UNCHECKED
-    return EXIT_CLEAN
-
-
-def _run_formats(wish: _ListFormats) -> int:
-    from .formats import ADAPTERS  # noqa: PLC0415
-
-    rows = [
-        {"name": name, "summary": summary, "spec": adapter.spec}
-        for adapter in ADAPTERS
-        for name, summary in adapter.names.items()
-    ]
-    if wish.format == "json":
-        from json import dumps  # noqa: PLC0415
-
-        text = dumps({"schema": 1, "formats": rows}, indent=1) + "\n"
+    if wish.what == "explain":
+        text = listing.explanations(wish.codes or (), _settings(wish.config))
+    elif wish.what == "rules":
+        text = listing.rules()
     else:
-        wide = max(len(row["name"]) for row in rows)
-        text = "".join(f"{row['name']:{wide}}  {row['summary']}\n" for row in rows)
+        text = listing.formats()
     put(sys.stdout, text)
     return EXIT_CLEAN

@@ -142,8 +142,6 @@ def diagnose(
     if crash is None:
         try:
             diagnoses = conclude(context, findings, file=table.path)
-        except ModuleNotFoundError:  # TEMPORARY: until diagnoses/conclusion.py is there
-            diagnoses = ()
         except CkptDoctorError as error:
             error.findings = findings
             raise

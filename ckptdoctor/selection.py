@@ -54,14 +54,14 @@ def prefixes(words: Iterable[str]) -> tuple[str, ...]:
     ('NF', 'CK002', 'NF001')
     """
     known = known_codes()
-    by_name = {name: code for code, name in known.items()}
-    found = []
+    found: list[str] = []
     for word in words:
-        code = by_name.get(word.lower(), word.upper())
-        if not code or not any(have.startswith(code) for have in known):
-            hint = suggestion(word, [*known, *by_name]) or "'ckptdoctor rules' lists them"
+        named = [code for code, name in known.items() if name == word.lower()]
+        prefix = word.upper()
+        if not named and not (prefix and any(code.startswith(prefix) for code in known)):
+            hint = suggestion(word, [*known, *known.values()]) or "'ckptdoctor rules' lists them"
             raise UsageError(f"no code {shown(word)}", hint=hint)
-        found.append(code)
+        found += named or [prefix]
     return tuple(found)
 
 
@@ -96,14 +96,17 @@ def rule_of(word: str) -> type[Rule]:
     Raises
     ------
     UsageError
-        If there is none.
+        If there is none, or two.
     """
-    for rule in RULES:
-        if word.upper() == rule.code or word.lower() == rule.name:
-            return rule
-    words = [word for rule in RULES for word in (rule.code, rule.name)]
-    hint = suggestion(word, words) or "'ckptdoctor rules' lists them"
-    raise UsageError(f"no rule {shown(word)}", hint=hint)
+    found = [rule for rule in RULES if word.upper() == rule.code or word.lower() == rule.name]
+    if len(found) > 1:  # the optimizer's epsilon and a layer's have one name
+        codes = " or ".join(rule.code for rule in found)
+        raise UsageError(f"two rules are named {shown(word)}", hint=f"expected {codes}")
+    if not found:
+        words = [word for rule in RULES for word in (rule.code, rule.name)]
+        hint = suggestion(word, words) or "'ckptdoctor rules' lists them"
+        raise UsageError(f"no rule {shown(word)}", hint=hint)
+    return found[0]
 
 
 def threshold_of(rule: type[Rule], name: str, value: object) -> float:

@@ -235,11 +235,11 @@ def _vanished(w: Array, _: Spot) -> Mapping[str, Array]:
 def _duplicated(w: Array, spot: Spot) -> Mapping[str, Array]:
     units = np.moveaxis(w, spot.out, 0)
     same = np.broadcast_to(units[:1], units.shape)
-    half = units.copy()
-    half[: len(half) // 2] = units[0]
+    most = units.copy()
+    most[np.random.default_rng(w.size).permutation(len(most))[: -(-len(most) * 3 // 4)]] = units[0]
     return {
         "all units alike": np.moveaxis(same, 0, spot.out).copy(),
-        "half the units alike": np.moveaxis(half, 0, spot.out).copy(),
+        "three quarters of the units alike": np.moveaxis(most, 0, spot.out).copy(),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import tempfile
 import zipfile
@@ -14,6 +15,9 @@ from typing import Any, BinaryIO
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # .h5 is called legacy at every save
 
 import h5py
 import keras
@@ -91,6 +95,8 @@ class KerasPatient(Patient):
 
     @cached_property
     def _infer(self) -> Any:
+        if self.model == "mlp_bn":  # a graph would keep the mean and variance of Normalization
+            return lambda x: self.net(x, training=False)
         return tf.function(lambda x: self.net(x, training=False))
 
     @cached_property
@@ -100,6 +106,9 @@ class KerasPatient(Patient):
     def _assign(self, weights: Mapping[str, Array]) -> None:
         for variable in self.net.variables:
             variable.assign(weights[variable.path])
+        for layer in self.net.layers:
+            if isinstance(layer, keras.layers.Normalization):
+                layer.finalize_state()
 
     def predict(self, weights: Mapping[str, Array]) -> Array:
         self._assign(weights)

@@ -14,6 +14,8 @@ from .patients import Array, Fault, Patient, Spot
 if TYPE_CHECKING:
     from .torch_patient import TorchPatient
 
+LEAST = 512
+"""Weights of a layer below which nobody can tell a fresh one from a trained one."""
 MOVED = 10.0
 """A variance counts as hit by a run when it changed by more than this factor."""
 
@@ -91,7 +93,9 @@ def reinitialised(p: Patient) -> Iterator[Fault]:
 
     fresh = {n: t.numpy() for n, t in build(p.model, p.seed + 78)[0].state_dict().items()}
     norms = {s.feeder: s for s in p.of_kind("bn") if s.feeder}
-    for place, spot in p.places("kernel", "embedding", count=4):
+    for place, spot in p.places("kernel", "embedding", count=8):
+        if p.weights[spot.parts["kernel"]].size < LEAST:
+            continue
         names = [*whole(spot)]
         if norm := norms.get(spot.parts["kernel"]):
             names += whole(norm)

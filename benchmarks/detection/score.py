@@ -23,10 +23,11 @@ SIBLINGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "WT005": (("WT002",), "the same as WT002"),
     "WT006": (("WT001",), "values below the type's range are zeros"),
     "WT008": (("BN006",), "the BatchNorm of a fresh layer is fresh too"),
-    "WT010": (("NF001", "NF002", "WT003", "WT004"), "what lay in memory may hold any of them"),
+    "WT010": (("NF001", "NF002", "WT003", "WT004", "WT006"), "what lay in memory may look like any of them"),
     "WT011": (("NF001", "NF002"), "non-finite gains are NF001 and NF002 where WT011 leaves them"),
     "PR001": (("BN008",), "the same as BN008"),
     "PR002": (("WT006",), "a kernel that float16 has made vanish"),
+    "CF003": (("BN006",), "statistics that never moved are stale"),
     "TS006": (("NF001", "NF002", "BN001", "BN003", "WT003", "WT010"), "a sick copy is sick by itself too"),
 }
 """Codes whose finding at the right tensor counts as well, and why."""

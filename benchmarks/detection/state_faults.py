@@ -120,8 +120,8 @@ def numbers(p: Patient) -> Iterator[Fault]:
     for value in (1e3, 1e6, float("inf"), float("nan"), -0.01):
         yield number("TS003", "optimizer.param_groups.0.lr", value, RESUME)
     if "optimizer.param_groups.0.eps" in p.state:
-        yield number("TS004", "optimizer.param_groups.0.eps", 0.0, "0/0 where no gradient came")
-        yield number("TS004", "optimizer.param_groups.0.eps", 1e-46, "0 in float32")
+        if any((v == 0).any() for n, v in p.state.items() if n.endswith("exp_avg_sq")):
+            yield number("TS004", "optimizer.param_groups.0.eps", 0.0, "0/0 where no gradient came")
         moments = {n: p.state[n].astype(np.float16) for n in p.state if n.endswith(("exp_avg", "exp_avg_sq"))}
         yield Fault(code="TS004", what="1e-8 with moments in float16", place="optimizer.param_groups.0.eps",
                     change={**moments, **halved(p)}, layouts=TRAINING, defined="0 in float16",
@@ -178,9 +178,9 @@ def mismatch(p: Patient) -> Iterator[Fault]:
 def depth_profile(p: Patient) -> Iterator[Fault]:
     """TS008: second moments that vanish or explode with depth."""
     second = slots(p, "exp_avg_sq")
-    if len(second) < 4:
+    if len(second) < 6:
         return
-    for decades in (1.0, -1.0, 2.0):
+    for decades in (1.0, -1.0, 2.0, -2.0):
         new = {n: scaled(p.state[n], 10.0 ** (decades * i)) for i, n in enumerate(second)}
         yield Fault(code="TS008", what=f"x 1e{decades:g} per layer", place=f"{len(second)} layers", change=new,
                     targets=tuple(second), layouts=TRAINING, least=Severity.NOTE,
@@ -208,25 +208,47 @@ def configuration(p: Patient) -> Iterator[Fault]:
         yield Fault(code="CF001", what="strides 3 of a pool of 2", place=row["config"]["name"],
                     config=setting("MaxPooling", i, "strides", [3, 3]), targets=(row["config"]["name"],),
                     layouts=stored, defined="pixels are never seen")  # fmt: skip
-    norms = layers(config, "BatchNormalization")
-    for i in {0, len(norms) // 2, len(norms) - 1} if norms else ():
-        name = norms[i]["config"]["name"]
-        for value in (1e-12, 0.0):
-            yield Fault(code="CF002", what=f"epsilon {value:g}", place=name, targets=(name,), layouts=stored,
-                        config=setting("BatchNormalization", i, "epsilon", value),
-                        defined="cannot guard a variance of 0")  # fmt: skip
-        for value in (1.0, 0.0):
-            yield Fault(code="CF003", what=f"momentum {value:g}", place=name, targets=(name,), layouts=stored,
-                        config=setting("BatchNormalization", i, "momentum", value),
-                        defined="statistics never move" if value else "statistics of the last batch only")  # fmt: skip
-    if "conv" not in p.model:
-        dense = [r for r in layers(config, "Dense") if r["class_name"] == "Dense"]
-        if dense:
-            name = dense[-1]["config"]["name"]
-            yield Fault(code="CF004", what="units 7 of a kernel for more", place=name, targets=(name,),
-                        layouts=stored, config=setting("Dense", -1, "units", 7), defined="loading fails")  # fmt: skip
+    for spot in {s.layer: s for _, s in p.places("bn")}.values():
+        norms = [row["config"]["name"] for row in layers(config, "BatchNormalization")]
+        i = norms.index(spot.layer)
+        mean, var = statistics(spot)
+
+        def norm(code: str, what: str, name: str, value: Any, why: str, least: Severity | None,
+                 change: dict[str, Array], i: int = i, spot: Any = spot) -> Fault:  # fmt: skip
+            return Fault(code=code, what=what, place=spot.layer, targets=(spot.layer, *whole(spot)), layouts=stored,
+                         config=setting("BatchNormalization", i, name, value), defined=why, least=least,
+                         change=change, touched=whole(spot))  # fmt: skip
+
+        yield norm("CF002", "epsilon 0, a variance of 0", "epsilon", 0.0, "division by zero", None,
+                   {var: at(p.weights[var], 0, 0)})  # fmt: skip
+        yield norm("CF002", "epsilon 0, no variance of 0", "epsilon", 0.0, "guards nothing",
+                   Severity.NOTE, {})  # fmt: skip
+        fresh = {mean: like(p.weights[mean], 0), var: like(p.weights[var], 1)}
+        yield norm("CF003", "momentum 1, statistics 0/1", "momentum", 1.0, "never move", None, fresh)
+        yield norm("CF003", "momentum 1, statistics of other origin", "momentum", 1.0, "never move",
+                   Severity.NOTE, {})  # fmt: skip
+    head = layers(config, "Dense")[-1:]
+    for row in head:
+
+        def one(config: dict[str, Any]) -> None:
+            layers(config, "Dense")[-1]["config"] |= {"units": 1, "activation": "softmax"}
+
+        name = row["config"]["name"]
+        yield Fault(code="CF004", what="a softmax over one unit", place=name, config=one, layouts=stored,
+                    targets=(name,), defined="1 for every input")  # fmt: skip
+
+
+def classes(p: Patient) -> Iterator[Fault]:
+    """CF004 in torch: hyperparameters of another data set."""
+    heads = [s for s in p.of_kind("kernel") if s.layer in ("fc", "classifier")]
+    for spot in heads if p.framework == "torch" else ():
+        for count in (100, 1000):
+            yield Fault(code="CF004", what=f"hyper_parameters.num_classes {count}", place=spot.layer,
+                        change={"hyper_parameters.num_classes": count}, targets=(spot.parts["kernel"],),
+                        layouts=TRAINING, defined="labels the head does not have")  # fmt: skip
 
 
 SOURCES: tuple[Source, ...] = (
     bn008, precision, optimizer_values, numbers, ema, mismatch, depth_profile, configuration,
+    classes,
 )  # fmt: skip

@@ -262,6 +262,8 @@ class TorchPatient(Patient):
                 ema[tail] = to_torch(value)
             elif kind == "scaler":
                 scaler[tail] = value
+            elif kind == "hyper_parameters":
+                rest.setdefault(kind, {})[tail] = value
             elif kind != "optimizer":
                 rest[name] = to_torch(value) if isinstance(value, np.ndarray) else value
             elif tail.startswith("param_groups.0."):

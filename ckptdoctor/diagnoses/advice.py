@@ -31,27 +31,32 @@ class Advice:
     text
         What to do.
     causes, patterns
-        What calls for it; with neither, the test alone decides.
+        What calls for it.
     because
-        The observation that makes it fit, empty where it does not.
+        The observation that makes it fit, empty where it does not; where None, that of the cause.
     """
 
     key: str
     text: str
     causes: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
-    because: Callable[[Case], str] = lambda _: "it is the likeliest cause"
+    because: Callable[[Case], str] | None = None
 
 
 def advice_for(case: Case, pattern: str, causes: Sequence[Cause]) -> tuple[str, ...]:
     """Rows that the evidence of a diagnosis calls for, each with that evidence."""
-    likely = {cause.name for cause in causes[:1]}
-    likely |= {cause.name for cause in causes if cause.confidence != "low"}
+    likely = {
+        cause.name: cause.observation
+        for cause in causes
+        if cause is causes[0] or cause.confidence != "low"
+    }
     found = []
     for row in ADVICE:
-        if pattern not in row.patterns and not likely & set(row.causes):
+        called = [name for name in row.causes if name in likely]
+        if pattern not in row.patterns and not called:
             continue
-        because = row.because(case)
+        seen = likely[called[0]] if called else causes[0].observation if causes else ""
+        because = row.because(case) if row.because else seen
         if because:
             found.append(f"{row.text} ({because})")
     return tuple(found[:_MOST])
@@ -77,10 +82,6 @@ def _keras(case: Case) -> str:
     return "a Keras file" if case.facts.keras else ""
 
 
-def _torch(case: Case) -> str:
-    return "" if case.facts.keras else "not a Keras file"
-
-
 def _no_decay(case: Case) -> str:
     return "stored: weight_decay 0" if case.facts.settings.weight_decay == 0 else ""
 
@@ -96,10 +97,18 @@ def _recurrent(case: Case) -> str:
     return f"{layer.name} is recurrent" if layer is not None else ""
 
 
-def _part_of_layers(case: Case) -> str:
-    every = sum(1 for layer in case.facts.ctx.layers.batchnorms if layer.role in case.roles)
-    if 0 < len(case.layers) < every and not see.starts_at_first(case):
-        return f"{len(case.layers):,} of {every:,} BatchNorm layers are affected"
+def _frozen(case: Case) -> str:
+    """Tell that part of the network was frozen, and the affected layers were not."""
+    every = [layer for layer in case.facts.ctx.layers.batchnorms if layer.role in case.roles]
+    counts: dict[bool, set[float]] = {True: set(), False: set()}
+    for layer in every:
+        numbers = case.facts.numbers(layer, "count")
+        if numbers is not None and numbers.maximum is not None:
+            counts[layer.name in case.layers].add(numbers.maximum)
+        elif layer.config is not None and layer.config.settings.get("trainable") is False:
+            return f"{layer.name} is stored as not trainable"
+    if counts[True] and counts[False] and min(counts[True]) > max(counts[False]):
+        return "the affected layers counted more batches than the others, which were frozen"
     return ""
 
 
@@ -142,13 +151,16 @@ def _divides_by_zero(case: Case) -> str:
 _STATS = ("bn-stats-nan", "bn-var-nan", "bn-var-inf", "bn-var-exploded")
 
 ADVICE: tuple[Advice, ...] = (
-    Advice("not-the-gradients", "Gradient clipping or a lower learning rate would not heal this file: "
-           "the forward pass wrote the statistics", patterns=("bn-stats-nan", "bn-var-inf"),
+    Advice("not-the-gradients", "A lower learning rate or gradient clipping does not heal this file: "
+           "statistics are written by the forward pass", patterns=("bn-stats-nan", "bn-var-inf"),
            because=lambda case: "every weight is finite" if not case.facts.bad["weights"] else ""),
-    Advice("guard-the-forward-pass", "Skipping the optimizer step is too late for BatchNorm: check "
-           "input and loss for NaN and Inf, and on a bad batch restore the statistics too",
+    Advice("guard-the-forward-pass", "Skipping the step comes too late for BatchNorm: test input and "
+           "loss with isfinite, and on a bad batch restore the statistics too",
            causes=("overflow-skipped-step", "nonfinite-input"),
-           because=_always("the weights were saved by a skipped step, the statistics were not")),
+           because=_always("the weights were saved, the statistics were not")),
+    Advice("freeze-properly", "To freeze BatchNorm call .eval() on it (Keras: trainable=False) after "
+           "every .train(): requires_grad=False stops gamma and beta, not the running statistics",
+           patterns=_STATS, because=_frozen),
     Advice("float32-ends", "Keep the input layers, the last BatchNorm and the head in float32 "
            "(Keras: dtype='float32'; torch: autocast(enabled=False)), or train in bfloat16, whose "
            "range is float32's", causes=("overflow-skipped-step",), because=_mixed),
@@ -175,14 +187,11 @@ ADVICE: tuple[Advice, ...] = (
     Advice("fused-on-1x1", "On GPUs Keras' fused BatchNorm divides by n - 1, which is 0 for one sample "
            "on a 1x1 map: fused=False, or larger batches (keras-team/keras#17204)",
            causes=("batch-of-one",), because=_keras),
-    Advice("freeze-properly", "To freeze BatchNorm call .eval() on it (Keras: trainable=False) after "
-           "every .train(): requires_grad=False stops gamma and beta, not the running statistics",
-           patterns=_STATS, because=_part_of_layers),
     Advice("decoder-alone", "Freeze or replace BatchNorm in the decoder alone, and recompute only its "
            "statistics", patterns=_STATS, because=_decoder),
     Advice("train-mode-check", "To confirm: in training mode the same model predicts well; as a stopgap "
            "track_running_stats=False works for batches of more than one, and breaks ONNX export",
-           patterns=_STATS, because=_torch),
+           patterns=_STATS, because=_always("training mode does not read the stored statistics")),
     Advice("names-not-positions", "Assign statistics by name (layer.moving_mean), never by the position "
            "in set_weights: layers without gamma or beta have shorter lists",
            patterns=_STATS, because=_keras),
@@ -208,9 +217,7 @@ ADVICE: tuple[Advice, ...] = (
            "bfloat16", causes=("cast-to-half",), patterns=("bn-cast-to-half", "cast-loses-values")),
     Advice("clip-by-norm", "Clip gradients by norm before the step (torch.nn.utils.clip_grad_norm_, "
            "max_norm 1 to 20, after scaler.unscale_); clipping by value turns their direction",
-           causes=("update-step", "gradient-spike", "learning-rate"),
-           because=lambda case: case.branch.text.rstrip(".") if case.branch.key in (
-               "after-spread", "update-step", "caught-in-time") else ""),
+           causes=("update-step", "gradient-spike", "learning-rate")),
     Advice("lower-rate", "Lower the learning rate tenfold (1e-4 to 1e-5), or warm it up",
            causes=("update-step", "learning-rate", "wrong-schedule", "exploded-activations"),
            because=see.high_rate),
@@ -222,7 +229,7 @@ ADVICE: tuple[Advice, ...] = (
     Advice("check-the-step", "Assert finite parameters before and after optimizer.step(): finite before "
            "and NaN after is the step, else the forward pass; "
            "torch.autograd.set_detect_anomaly(True) names the operation",
-           causes=("update-step",), because=lambda case: case.branch.text.rstrip(".")),
+           causes=("update-step",)),
     Advice("zero-grad", "Check that optimizer.zero_grad() is called in every step: gradients add up "
            "without it", causes=("gradient-spike",), because=_big_momentum),
     Advice("mean-loss", "Average the loss over the batch instead of adding it up: the step grows with "

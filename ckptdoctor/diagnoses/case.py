@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 from ..findings import Finding, Severity
 from .facts import Facts
 from .tree import Branch, branch_of
 
 __all__ = ["Case", "Command", "Pattern", "Text"]
-
-Confidence = Literal["high", "medium", "low"]
 
 
 class Case:
@@ -46,7 +43,9 @@ class Case:
     def layers(self) -> tuple[str, ...]:
         """Layers with errors and warnings, each once, in depth order."""
         placed = sorted(
-            self.facts.place_of(f) for f in self.findings if f.tensor and f.severity > Severity.NOTE
+            self.facts.place_of(f)
+            for f in self.findings
+            if (f.tensor or f.layer) and f.severity > Severity.NOTE
         )
         return tuple(dict.fromkeys(place.layer for place in placed))
 
@@ -67,8 +66,8 @@ class Case:
 
     @cached_property
     def roles(self) -> frozenset[str]:
-        """Roles of the tensors it is about."""
-        return frozenset(finding.role for finding in self.findings)
+        """Roles of the tensors with errors and warnings."""
+        return frozenset(f.role for f in self.findings if f.severity > Severity.NOTE)
 
     def of_code(self, *codes: str) -> tuple[Finding, ...]:
         """Return the findings with these codes."""
@@ -115,7 +114,7 @@ class Pattern:
     causes
         Names in `causes.CAUSES`, the likelier first where the evidence does not decide.
     snippet
-        Lines of Python by framework: ``torch``, ``keras``.
+        Lines of Python that do what ``repair`` says.
     next
         What to run now; the suspect's tensors where None.
     rank
@@ -131,6 +130,6 @@ class Pattern:
     training: Text = ""
     takes: tuple[str, ...] = ()
     when: Callable[[Case], bool] = lambda _: True
-    snippet: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    snippet: Callable[[Case], tuple[str, ...]] = lambda _: ()
     next: Callable[[Case], Command] | None = None
     rank: int = 5

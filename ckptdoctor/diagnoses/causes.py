@@ -231,8 +231,8 @@ CAUSES: Mapping[str, CauseRow] = {
     for row in (
         CauseRow(
             "overflow-skipped-step",
-            "a forward pass overflowed float16; the loss scaler skipped that step, which saved the "
-            "weights, but the running statistics had already been updated",
+            "a forward pass overflowed float16; the loss scaler skipped the step, which saved the "
+            "weights, but the statistics were already updated",
             _overflow,
         ),
         CauseRow(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from ..findings import Finding
 from ..results import Diagnosis
@@ -46,7 +46,7 @@ def _diagnosis(pattern: Pattern, case: Case) -> Diagnosis:
         causes=causes,
         repair=_said(pattern.repair, case),
         advice=advice_for(case, pattern.key, causes),
-        snippet=tuple(_snippet(pattern, case)),
+        snippet=pattern.snippet(case),
         next=as_text(command, case.facts.file),
         next_tells=command.tells,
     )
@@ -54,14 +54,3 @@ def _diagnosis(pattern: Pattern, case: Case) -> Diagnosis:
 
 def _said(text: Text, case: Case) -> str:
     return text if isinstance(text, str) else text(case)
-
-
-def _snippet(pattern: Pattern, case: Case) -> Iterator[str]:
-    """Lines that repair the first bad layer, where its name can stand in Python."""
-    name = case.suspect
-    if not name.isprintable() or not name.isascii() or len(name) > 60 or set(name) & set("\"'\\{}"):
-        return
-    lines = pattern.snippet.get("keras" if case.facts.keras else "torch", ())
-    get = "".join(f'.get_layer("{part}")' for part in name.split("/"))
-    for line in lines:
-        yield line.replace("{path}", name).replace("{get}", get)

@@ -11,20 +11,21 @@ from .case import Case
 
 __all__ = ["evidence_of"]
 
-_SHOWN = 4
+_SHOWN = 3
 """Groups of layers that are described; the rest are counted."""
-_MESSAGE = 200
-"""Characters of a finding's message."""
+_MESSAGE = 120
+"""Characters of a finding's message: the report lists it in full."""
 
 
 def evidence_of(case: Case) -> tuple[str, ...]:
     """Sentences for a diagnosis, the layers first."""
     found = list(_places(case))
-    if case.roles & {"model", "ema", "optimizer"} and case.branch.key != "nothing":
+    # an average that went bad alone says nothing about the steps of the model
+    if case.roles & {"model", "optimizer"} and case.branch.key != "nothing":
         found.append(case.branch.text)
     settings = "; ".join(case.facts.settings.sentences())
     if settings and case.roles - {"container"}:
-        found.append(f"Stored settings: {settings}.")
+        found.append(f"Stored: {settings}.")
     return tuple(found)
 
 
@@ -38,13 +39,13 @@ def _places(case: Case) -> Iterator[str]:
         if finding.severity is Severity.NOTE:
             continue
         layer = case.facts.layer(finding.tensor)
-        if layer is not None and layer.kind == "batchnorm":
+        if layer is not None and case.facts.is_statistic(finding.tensor):
             if layer.key in seen:
                 continue
             seen.add(layer.key)
             name, text = layer.name, _batchnorm(case, layer, finding)
         else:
-            name, text = finding.tensor or place.layer, finding.message[:_MESSAGE]
+            name, text = finding.tensor or place.layer, _short(finding.message)
         groups.setdefault(text, []).append(name)
     for text, names in list(groups.items())[:_SHOWN]:
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
@@ -81,8 +82,14 @@ def _state(numbers: TensorStats, channels: str) -> str:
     return f"{kind} in {numbers.nonfinite:,} of {numbers.count:,} channels{named}"
 
 
+def _short(message: str) -> str:
+    cut = message.find(";")
+    message = message if cut < 0 else message[:cut]
+    return message if len(message) <= _MESSAGE else message[: _MESSAGE - 3] + "..."
+
+
 def _finite(case: Case, layer: Layer, finding: Finding) -> str:
     var = case.facts.numbers(layer, "var")
     if case.facts.code_of(finding) != "BN003" or var is None or var.minimum is None:
-        return finding.message[:_MESSAGE]
+        return _short(finding.message)
     return f"variance {var.minimum:,.4g} to {var.maximum:,.4g}, finite but exploded"

@@ -102,8 +102,10 @@ class Facts:
 
     def place_of(self, finding: Finding) -> Place:
         """Depth of the layer that a finding is about, else its row in the table."""
-        layer = self.ctx.layers.of(finding.tensor)
-        row = self._row.get(finding.tensor, len(self._row))
+        # the optimizer's tensors are numbered: the parameter they belong to has a name
+        tensor = str(finding.measured.get("parameter", finding.tensor))
+        layer = self.ctx.layers.of(tensor)
+        row = self._row.get(tensor, len(self._row))
         if layer is None:
             return Place(len(self._row), row, finding.layer or finding.tensor)
         return Place(self.ctx.graph.depth(layer), row, layer.name)

@@ -170,8 +170,8 @@ class Settings:
             return ""
         many = len(set(self.rates.values())) > 1
         span = f"{min(self.rates.values()):g} to {rate:g}" if many else f"{rate:g}"
-        word = "high" if self.rate_is_high else "in the usual range"
-        return f"learning rate {span}, {word} for {'Adam' if self.family == 'adam' else 'SGD'}"
+        word = "high" if self.rate_is_high else "usual"
+        return f"learning rate {span} ({word} for {'Adam' if self.family == 'adam' else 'SGD'})"
 
 
 def read_settings(table: TensorTable, stats: StatsTable, layers: Layers) -> Settings:

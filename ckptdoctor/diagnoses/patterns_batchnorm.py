@@ -8,43 +8,27 @@ from __future__ import annotations
 from . import observations as see
 from .case import Case, Command, Pattern
 from .commands import explain, inspect_layers
+from .snippets import copy_or_recompute, float32_batchnorm, recompute_all
 
 __all__ = ["BATCHNORM"]
 
-_TRAINING = (
-    "Training normalises with the statistics of each batch and only writes the stored ones; "
-    "inference reads the stored ones. So the loss stayed fine, and fine-tuning on does not heal "
-    "it: momentum times NaN is NaN."
-)
 _FINE = (
-    "Training normalises with the statistics of each batch; only inference uses the stored ones."
+    "Looked fine: it normalises with the statistics of each batch, and only inference reads the "
+    "stored ones."
 )
-_KEEP = "Nothing that was learned is lost: kernels, gamma and beta are finite."
+_TRAINING = f"{_FINE} Training on does not heal them: momentum times NaN is NaN."
+_KEEP = "Nothing that was learned is lost."
 _HOW = (
-    "Copy mean and variance of just these layers from an earlier checkpoint of the run, or reset "
-    "them to 0 and 1 and then recompute them with training data in training mode (64 samples or "
-    "more)."
+    "Copy mean and variance of just these layers from an earlier checkpoint, or reset them to 0 "
+    "and 1 and recompute them on training data in training mode (64 samples or more)."
 )
-_NEVER = "Do not fill NaN with ones: that ended at chance in most measured cases."
-
-_SNIPPET = {
-    "torch": (
-        'model.eval(); bn = model.get_submodule("{path}")',
-        "bn.reset_running_stats(); bn.momentum = None; bn.train()  # None: plain average",
-        "with torch.no_grad(): [model(batch) for batch in training_batches]",
-    ),
-    "keras": (
-        "bn, old = model{get}, earlier_model{get}",
-        "bn.moving_mean.assign(old.moving_mean)",
-        "bn.moving_variance.assign(old.moving_variance)",
-    ),
-}
+_NEVER = "Never fill NaN with ones: mostly that ended at chance."
 
 
 def _count(case: Case) -> str:
-    """``2 BatchNorm layers``, by the statistics that are at fault."""
+    """Count the layers, as ``2 layers``."""
     n = len(case.layers)
-    return f"{n:,} BatchNorm layer{'' if n == 1 else 's'}"
+    return f"{n:,} layer{'' if n == 1 else 's'}"
 
 
 def _sound(case: Case) -> str:
@@ -60,10 +44,8 @@ def _nan_title(case: Case) -> str:
 
 def _nan_repair(case: Case) -> str:
     many = len(case.layers) > 20
-    result = (
-        "0.912 of 0.926 with all 100 layers lost" if many else "within 0.002 of the healthy twin"
-    )
-    return f"{_KEEP} {_HOW} Measured: {result}. {_NEVER}"
+    kept = "0.912 of an accuracy of 0.926" if many else "the accuracy to within 0.002"
+    return f"{_KEEP} {_HOW} Measured: either restored {kept}. {_NEVER}"
 
 
 def _mean_bad(case: Case) -> bool:
@@ -93,10 +75,9 @@ def _zero_title(case: Case) -> str:
 
 
 def _gate(case: Case) -> Command:
-    command = inspect_layers(case)
-    code = case.facts.exit_code()
-    return Command(command.words, f"{command.tells} On an earlier checkpoint, exit code 0 means that "
-                   f"its statistics can be copied; here it is {code}.")  # fmt: skip
+    command, code = inspect_layers(case), case.facts.exit_code()
+    tells = f"Exit code {code} here; 0 on an earlier checkpoint means its statistics can be copied."
+    return Command(command.words, tells)
 
 
 BATCHNORM: tuple[Pattern, ...] = (
@@ -111,7 +92,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         training=_TRAINING,
         causes=("overflow-skipped-step", "nonfinite-input", "unnormalised-input"),
         repair=_nan_repair,
-        snippet=_SNIPPET,
+        snippet=copy_or_recompute,
         next=_gate,
     ),
     Pattern(
@@ -124,8 +105,8 @@ BATCHNORM: tuple[Pattern, ...] = (
         inference="NaN for every input: inference divides by the root of a NaN variance.",
         training=_TRAINING,
         causes=("batch-of-one", "overflow-skipped-step"),
-        repair=f"{_KEEP} {_HOW} Measured: 0.944 of 0.960. {_NEVER}",
-        snippet=_SNIPPET,
+        repair=f"{_KEEP} {_HOW} Measured: accuracy 0.944 after, 0.960 before. {_NEVER}",
+        snippet=copy_or_recompute,
         next=_gate,
     ),
     Pattern(
@@ -141,8 +122,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("cast-to-half",),
         repair="Nothing is lost where the float32 checkpoint still exists: cast it again and "
         "leave BatchNorm in float32, or use bfloat16.",
-        snippet={"torch": ("model.half()", "for m in model.modules():",
-                           "    if isinstance(m, torch.nn.modules.batchnorm._BatchNorm): m.float()")},
+        snippet=float32_batchnorm,
         next=_gate,
     ),
     Pattern(
@@ -155,8 +135,8 @@ BATCHNORM: tuple[Pattern, ...] = (
         "channels is the constant beta. Accuracy falls, to chance where whole layers are hit.",
         training=_FINE + " Inf stays as NaN does.",
         causes=("huge-sample", "overflow-skipped-step", "unnormalised-input"),
-        repair=f"{_KEEP} {_HOW} Measured: 0.995 of 0.995. Resetting alone: 0.870.",
-        snippet=_SNIPPET,
+        repair=f"{_KEEP} {_HOW} Measured: all of the accuracy; resetting alone left 0.870 of 0.995.",
+        snippet=copy_or_recompute,
         next=_gate,
     ),
     Pattern(
@@ -169,7 +149,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         "something else than training.",
         causes=("checkpoint-arithmetic", "cancelled-variance", "corrupted-write"),
         repair=f"{_KEEP} {_HOW} Clamping to 0 does not repair it: the gain becomes 1/sqrt(epsilon).",
-        snippet=_SNIPPET,
+        snippet=copy_or_recompute,
         next=_gate,
     ),
     Pattern(
@@ -198,8 +178,8 @@ BATCHNORM: tuple[Pattern, ...] = (
         ),
         training=_FINE,
         causes=("exploded-activations", "unnormalised-input", "huge-sample", "constant-input"),
-        repair=f"{_KEEP} {_HOW} Measured: 0.995 of 0.995; resetting alone 0.926.",
-        snippet=_SNIPPET,
+        repair=f"{_KEEP} {_HOW} Measured: all of the accuracy; resetting alone left 0.926 of 0.995.",
+        snippet=copy_or_recompute,
         next=_gate,
     ),
     Pattern(
@@ -213,12 +193,13 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("batch-of-one", "constant-input"),
         repair=f"{_KEEP} {_HOW} Recompute all layers here: the layers after it averaged the wrong "
         "values as well (measured 0.494 for the layers alone, 0.994 for all, of 0.995).",
-        snippet=_SNIPPET,
+        snippet=copy_or_recompute,
         next=_gate,
     ),
     Pattern(
         key="bn-stats-stale",
         codes=("BN006",),
+        takes=("CF003",),
         title=lambda case: f"BatchNorm statistics never moved from 0 and 1 in {_count(case)}",
         inference="No NaN: activations are not normalised at all, and the output is garbage or at "
         "chance.",
@@ -226,9 +207,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("momentum-zero", "averaged-weights", "statistics-reset"),
         repair="Nothing that was learned is lost: recompute the statistics of every BatchNorm with "
         "training data in training mode, with a momentum that updates them.",
-        snippet={"torch": ("for m in model.modules():",
-                           "    if hasattr(m, 'running_var'): m.reset_running_stats(); m.momentum = 0.1",
-                           "torch.optim.swa_utils.update_bn(train_loader, model)")},
+        snippet=recompute_all,
         next=_gate,
     ),
     Pattern(

@@ -57,7 +57,7 @@ def _few_title(case: Case) -> str:
     bad, count = case.bad_share("weights")
     return (
         f"{bad:,} element{'' if bad == 1 else 's'} of {count:,} in {_amount(case)} "
-        f"{'is' if bad == 1 else 'are'} not finite, the rest is"
+        f"{'is' if bad == 1 else 'are'} not finite, the others are"
     )
 
 
@@ -79,8 +79,8 @@ def _lost_repair(case: Case) -> str:
 
 def _resume(case: Case) -> Command:
     code = case.facts.exit_code(purpose="resume")
-    return gate("resume", code, "Run it on the checkpoints before this one: the first with exit "
-                "code 0 is the one to go back to. Here:")  # fmt: skip
+    tells = f"Exit code {code} here; the last earlier checkpoint with 0 is the one to go back to."
+    return Command(("inspect", "{file}", "--purpose", "resume"), tells)
 
 
 def _list(case: Case) -> Command:
@@ -102,7 +102,7 @@ WEIGHTS: tuple[Pattern, ...] = (
             else "NaN with the model's weights; fine where the EMA is served."
         ),
         training="The other copy was restored by a guard, or never took the bad step.",
-        causes=("transient-nan", "update-step"),
+        causes=("transient-nan",),
         repair=lambda case: (
             f"Lossless: copy the {see.intact_copy(case)} weights over the others, or serve them."
         ),
@@ -143,7 +143,7 @@ WEIGHTS: tuple[Pattern, ...] = (
         rank=0,
         title=_lost_title,
         inference="NaN for every input.",
-        training="It did not: from this step on the loss was NaN, or it was saved right after it.",
+        training="From this step on every loss is NaN: what came after it trained nothing.",
         causes=("update-step", "learning-rate", "bad-data", "corrupted-write"),
         repair=_lost_repair,
         next=_resume,
@@ -188,7 +188,7 @@ WEIGHTS: tuple[Pattern, ...] = (
         key="weights-empty",
         codes=("WT009",),
         rank=1,
-        title=lambda case: f"{_amount(case)} of the model hold no weights at all".capitalize(),
+        title=lambda case: f"Weights of {_amount(case)} are empty: they were not saved",
         inference="It cannot be loaded: shapes do not match.",
         training="Fine: the weights were on other ranks.",
         causes=("zero3-partition",),
@@ -199,7 +199,7 @@ WEIGHTS: tuple[Pattern, ...] = (
         key="weights-zero",
         codes=("WT001",),
         rank=3,
-        title=lambda case: f"{_amount(case)} are exactly 0".capitalize(),
+        title=lambda case: f"All weights of {_amount(case)} are exactly 0",
         inference="What passes only through such a layer is constant: the output does not depend "
         "on the input.",
         training="It was not this layer that was trained: it was set to zero or never loaded.",
@@ -235,7 +235,7 @@ WEIGHTS: tuple[Pattern, ...] = (
         key="weights-untrained",
         codes=("WT008",),
         rank=6,
-        title=lambda case: f"{_amount(case)} were not trained".capitalize(),
+        title=lambda case: f"Weights of {_amount(case)} were never trained",
         inference="No NaN: the layer is random.",
         training="The loss can fall without it.",
         causes=("never-trained", "partial-load"),
@@ -246,7 +246,7 @@ WEIGHTS: tuple[Pattern, ...] = (
         key="weights-uninitialised",
         codes=("WT010",),
         rank=2,
-        title=lambda case: f"{_amount(case)} hold uninitialised memory".capitalize(),
+        title=lambda case: f"Weights of {_amount(case)} are uninitialised memory",
         inference="Garbage, NaN on some machines.",
         training="It was sound, or never ran: the values were not written.",
         causes=("unset-memory", "corrupted-write"),

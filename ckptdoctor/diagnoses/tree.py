@@ -30,15 +30,13 @@ class Branch:
 
 _TEXTS: dict[Key, str] = {
     "nothing": "Every stored value is finite.",
-    "forward-statistics": "Only running statistics are bad, every weight is finite: a forward pass "
-    "went wrong and no update did.",
-    "update-step": "Weights are bad while the optimizer's state is finite: the update step itself, "
-    "or what wrote the weights, went wrong.",
-    "after-spread": "Weights and the optimizer's state are bad: the file was written after the "
-    "damage had spread, and does not hold what it began with.",
-    "caught-in-time": "The optimizer's state is bad while every weight is finite: bad gradients "
-    "came in, and no step with them reached the weights.",
-    "weights": "Weights are bad; the file holds no optimizer state to compare with.",
+    "forward-statistics": "Every weight is finite: a forward pass went wrong, no update did.",
+    "update-step": "The optimizer's state is finite: the update step, or what wrote the weights, "
+    "went wrong.",
+    "after-spread": "The optimizer's state is bad as well: the file was written after the damage "
+    "had spread.",
+    "caught-in-time": "Every weight is finite: no step with these gradients reached them.",
+    "weights": "There is no optimizer state in the file to compare with.",
 }
 
 

@@ -194,7 +194,7 @@ class TreeReader:
         settings = {
             key: item
             for key, item in attributes.items()
-            if type(item) in (int, float, bool, str) and not key.startswith("_")
+            if not key.startswith("_") and (type(item) in (int, float, bool, str) or _axes(item))
         }
         if not name or len(self.tree.layers) >= MAX_SCALARS or type(call.callee) is not Global:
             return
@@ -203,8 +203,8 @@ class TreeReader:
         self.tree.layers[name] = LayerConfig(
             name=name,
             class_name=call.callee.name,
-            epsilon=eps if type(eps) is float else None,
-            momentum=momentum if type(momentum) is float else None,
+            epsilon=_float(eps),
+            momentum=_float(momentum),
             settings=settings,
         )
 
@@ -297,6 +297,17 @@ def _pairs_of(arg: Any) -> list[tuple[Any, Any]]:
 def _string_pairs(value: Any) -> list[tuple[str, Any]]:
     pairs = value.pairs if type(value) in (PDict, Call) else ()
     return [(key, item) for key, item in pairs if type(key) is str]
+
+
+def _axes(value: Any) -> bool:
+    """Whether this is a window's size or stride, one number for each axis."""
+    return type(value) is tuple and len(value) <= 8 and all(type(each) is int for each in value)
+
+
+def _float(value: Any) -> float | None:
+    if type(value) is int and value.bit_length() < 64:
+        return float(value)
+    return value if type(value) is float else None
 
 
 def _label(key: Any) -> str:

@@ -46,14 +46,20 @@ def _diagnosis(d: Diagnosis, report: Report, view: View, *, full: bool) -> Itera
     yield from _label("inference", d.inference, view)
     if full:
         yield from _label("training", d.training, view)
-    for number, cause in enumerate(d.causes if full else d.causes[:1]):
-        yield from _label("or" if number else "cause", _cause(cause), view)
+    for number, cause in enumerate(_causes(d) if full else d.causes[:1]):
+        yield from _label("or" if number else "cause", _cause(cause, number), view)
     yield from _label("repair", d.repair, view)
     if full:
         yield from _snippet(d, view)
         for number, line in enumerate(d.advice[:_ADVICE]):
             yield from _label("" if number else "avoid", line, view)
     yield from _next(d, report, view)
+
+
+def _causes(d: Diagnosis) -> list[Cause]:
+    """Likeliest cause and the others that are not ruled out by it."""
+    sure = d.causes[:1] and d.causes[0].confidence == "high"
+    return [c for n, c in enumerate(d.causes) if not n or not sure or c.confidence != "low"]
 
 
 def _suspect(d: Diagnosis) -> str:
@@ -63,7 +69,10 @@ def _suspect(d: Diagnosis) -> str:
     return f"{d.suspect}, the first of {many(len(d.layers), 'affected layer')}"
 
 
-def _cause(cause: Cause) -> str:
+def _cause(cause: Cause, number: int) -> str:
+    """Most likely one with what shows it; of unlikely others only the words."""
+    if number and cause.confidence == "low":
+        return f"{cause.text} (confidence low)"
     return f"{cause.text} (confidence {cause.confidence}: {cause.observation})"
 
 

@@ -34,10 +34,10 @@ def findings(report: Report, view: View) -> Iterator[str]:
     """Yield errors, then warnings, then notes."""
     for severity in (Severity.ERROR, Severity.WARNING, Severity.NOTE):
         mine = [f for f in report.findings if f.severity is severity]
-        about_file = [f for f in mine if not f.tensor or f.role == "container"]
+        about_file = [f for f in mine if _on_file(f)]
         for group in grouped(about_file):
             yield from _about_file(group, report, view)
-        blocks = _blocks([f for f in mine if f.tensor and f.role != "container"], report)
+        blocks = _blocks([f for f in mine if not _on_file(f)], report)
         shown = _NOTES if severity is Severity.NOTE else _BLOCKS
         shown = len(blocks) if len(blocks) == shown + 1 else shown
         for block in blocks[:shown]:
@@ -46,6 +46,10 @@ def findings(report: Report, view: View) -> Iterator[str]:
         if rest:
             more = many(rest, f"more {severity.name.lower()}")
             yield f"{INDENT}{word(severity.name.lower(), view, 9)}{more}: --format json"
+
+
+def _on_file(f: Finding) -> bool:
+    return f.role == "container" or not (f.tensor or f.layer)
 
 
 _Block = list[list[Finding]]

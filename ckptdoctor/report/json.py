@@ -9,7 +9,7 @@ from typing import Any
 
 from .._version import __version__
 from ..findings import Finding
-from ..results import Report, View
+from ..results import Diagnosis, Report, View
 from ..tensors import TensorInfo
 from .escape import unicode_text
 from .rows import chosen_rows
@@ -60,13 +60,49 @@ def _report(report: Report, view: View) -> Iterator[str]:
         error = _plain({"type": e.type, "message": message, "where": e.where})
     head = {"file": unicode_text(report.file), "format": report.format, "weights": report.weights}
     yield "{\n" + _encode(head)[1:-1] + ",\n"
-    yield f'"verdict": {_encode(verdict)},\n"summary": {_encode(summary)},\n"diagnoses": [],\n'
+    yield f'"verdict": {_encode(verdict)},\n"summary": {_encode(summary)},\n'
+    yield '"diagnoses": [' + ",\n  ".join(_encode(_diagnosis(d)) for d in report.diagnoses) + "],\n"
     yield '"findings": [' + ",\n  ".join(_encode(_finding(f)) for f in report.findings) + "],\n"
     yield '"tensors": ['
     if report.table is not None:
         yield from _rows(report, view)
     yield "]"
     yield f',\n"error": {_encode(error)}}}'
+
+
+def _diagnosis(d: Diagnosis) -> dict[str, Any]:
+    """Diagnosis; ``cause`` and ``confidence`` are those of the likeliest, null where there is none."""
+    top = d.causes[0] if d.causes else None
+    told: dict[str, Any] = _plain(
+        {
+            "key": d.key,
+            "title": d.title,
+            "severity": d.severity.name.lower(),
+            "cause": top and top.name,
+            "confidence": top and top.confidence,
+            "findings": d.findings,
+            "suspect": d.suspect,
+            "layers": d.layers,
+            "evidence": d.evidence,
+            "inference": d.inference,
+            "training": d.training,
+            "causes": [
+                {
+                    "name": c.name,
+                    "text": c.text,
+                    "confidence": c.confidence,
+                    "observation": c.observation,
+                }
+                for c in d.causes
+            ],
+            "repair": d.repair,
+            "snippet": d.snippet,
+            "advice": d.advice,
+            "next": d.next,
+            "next_tells": d.next_tells,
+        }
+    )
+    return told
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
@@ -80,6 +116,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "where": unicode_text(finding.where),
         "message": unicode_text(finding.message),
         "measured": _plain(finding.measured),
+        "limit": unicode_text(finding.limit),
         "unsafe": finding.unsafe,
         "fix": None,
     }

@@ -108,14 +108,14 @@ def _verdicts(report: Report, view: View) -> Iterator[str]:
     verdict, limits = report.verdict, _limits(report)
     assert verdict is not None
     nothing = "nothing found in what was judged" if limits else "nothing found against it"
-    for purpose, word in (("serve", verdict.serve), ("resume", verdict.resume)):
+    for purpose, fitness in (("serve", verdict.serve), ("resume", verdict.resume)):
         told = [f for f in report.findings if counts_for(f, purpose, report.weights)]
         errors = sum(f.severity is Severity.ERROR for f in told)
         warnings = sum(f.severity is Severity.WARNING for f in told)
         counts = [many(n, kind) for n, kind in ((errors, "error"), (warnings, "warning")) if n]
         reason = " and ".join(counts) or nothing
         judged = f" ({report.weights} weights judged)" if purpose == "serve" else ""
-        yield from _verdict(purpose, word, reason + judged, view)
+        yield from _verdict(purpose, fitness, reason + judged, view)
     reason = "nothing found against it"
     if verdict.load == "unsafe":
         reason = "loading it the usual way can run code, hang or exhaust memory"
@@ -126,9 +126,9 @@ def _verdicts(report: Report, view: View) -> Iterator[str]:
         yield from wrap(f"judged  {limits}", view, INDENT, " " * 10)
 
 
-def _verdict(purpose: str, word: str, reason: str, view: View) -> Iterator[str]:
+def _verdict(purpose: str, fitness: str, reason: str, view: View) -> Iterator[str]:
     first, *rest = wrap(reason, view, " " * 19)
-    yield f"{INDENT}{purpose:8}{word(word, view, 9)}{first.strip()}"
+    yield f"{INDENT}{purpose:8}{word(fitness, view, 9)}{first.strip()}"
     yield from rest
 
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from .base import Rule
+from .cf001_pool_stride_beyond_kernel import PoolStrideBeyondKernel
+from .cf002_epsilon_below_resolution import LayerEpsilonBelowResolution
+from .cf003_momentum_never_updates import MomentumNeverUpdates
+from .cf004_class_count_mismatch import ClassCountMismatch
 from .nf001_nan_values import NanValues
 from .nf002_inf_values import InfValues
 from .nf003_masked_infinities import MaskedInfinities
+from .pr001_overflows_in_dtype import OverflowsInDtype
+from .pr002_underflows_in_dtype import UnderflowsInDtype
+from .pr003_saturated_values import SaturatedValues
 from .ts001_nonfinite_optimizer_state import NonfiniteOptimizerState
 from .ts002_negative_second_moment import NegativeSecondMoment
 from .ts003_extreme_learning_rate import ExtremeLearningRate
@@ -30,9 +37,16 @@ from .wt011_zero_or_nonfinite_scale import ZeroOrNonfiniteScale
 __all__ = ["RULES", "Rule"]
 
 RULES: tuple[type[Rule], ...] = (
+    PoolStrideBeyondKernel,
+    LayerEpsilonBelowResolution,
+    MomentumNeverUpdates,
+    ClassCountMismatch,
     NanValues,
     InfValues,
     MaskedInfinities,
+    OverflowsInDtype,
+    UnderflowsInDtype,
+    SaturatedValues,
     NonfiniteOptimizerState,
     NegativeSecondMoment,
     ExtremeLearningRate,

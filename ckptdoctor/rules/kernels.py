@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from math import prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,10 +16,21 @@ from .base import Context
 __all__ = ["Kernel", "Kernels", "batchnorm_behind", "by_design", "kernels_of", "large", "trained"]
 
 _PARTS = frozenset(("kernel", "pointwise", "recurrent", "up", "down", "v"))
-_KINDS = frozenset(
-    ("conv", "dense", "embedding", "recurrent", "attention", "lora", "weightnorm", "spectralnorm",
-     "quantised")
-)  # fmt: skip
+_KINDS = {
+    kind: 1 << bit
+    for bit, kind in enumerate(
+        ("conv", "dense", "embedding", "recurrent", "attention", "lora", "weightnorm",
+         "spectralnorm", "quantised")
+    )
+}  # fmt: skip
+_NARROW, _EMA = 1 << 20, 1 << 21
+_FLOATS = {
+    **dict.fromkeys(("float16", "float32", "float64", "bfloat16"), 0),
+    **dict.fromkeys(
+        ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e4m3",
+         "float8_e3m4"), _NARROW
+    ),
+}  # fmt: skip
 
 
 class Kernel(NamedTuple):
@@ -56,49 +68,104 @@ class Kernel(NamedTuple):
 
 
 class Kernels:
-    """Kernels of the model and the EMA in table order, with one number per kernel in each column.
+    """Kernels of the model and the EMA, one number per kernel in each column.
 
-    Parameters
-    ----------
-    ctx
-        The checkpoint.
-    all
-        Its kernels.
-    rows
-        Row of each kernel in the table.
+    A checkpoint may have 50,000: `Kernel` objects are made for suspects only.
     """
 
-    def __init__(self, ctx: Context, all: tuple[Kernel, ...], rows: list[int]) -> None:
-        stats = ctx.stats
-        at = np.asarray(rows, np.int64)
-        self.all = all
-        self.size = np.asarray([k.units * k.fan_in for k in all], np.float64)
-        self.fan_in = np.asarray([k.fan_in for k in all], np.float64)
-        self.units = np.asarray([k.units for k in all], np.int64)
-        embedding = [k.layer.kind == "embedding" for k in all]
-        self.size[embedding] = [k.info.size for k in all if k.layer.kind == "embedding"]
+    def __init__(self, ctx: Context) -> None:
+        # parallel lists: 50,000 tuples would cost more in garbage collection than all the rest
+        self._layers: list[Layer] = []
+        self._parts: list[str] = []
+        rows, biases, kinds, units, sizes = self._gather(ctx)
+        self._kinds = np.asarray(kinds, np.int64)
+        self.units = np.asarray(units, np.int64)
+        self.size = np.asarray(sizes, np.float64)
+        self.fan_in = np.where(self.of("embedding"), 1.0, self.size / np.maximum(1, self.units))
+        stats, at = ctx.stats, np.asarray(rows, np.int64)
+        bias = np.asarray(biases, np.int64)
+        self.biased = bias >= 0
+        self.same_bias = self.biased & (stats.minimum[bias] == stats.maximum[bias])
+        """Whether there is a bias, and whether it is one number throughout."""
         self.minimum, self.maximum = stats.minimum[at], stats.maximum[at]
         self.mean, self.std, self.zeros = stats.mean[at], stats.std[at], stats.zeros[at]
-        self.finite = (stats.nan[at] + stats.posinf[at] + stats.neginf[at] == 0) & np.isfinite(
-            self.std
-        )
+        nonfinite = stats.nan[at] + stats.posinf[at] + stats.neginf[at]
+        self.finite = (nonfinite == 0) & np.isfinite(self.std)
         with np.errstate(all="ignore"):
             self.peak = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
             self.rms = np.hypot(self.mean, self.std)
             self.gain = self.rms * np.sqrt(self.fan_in)
-            energy = np.square(self.peak / np.where(self.rms > 0, self.rms, 1))
             # what the largest element leaves of the sum of squares, as its own root mean square
-            rest = np.maximum(0, 1 - energy / self.size)
-            self.body = self.rms * np.sqrt(rest)
+            share = np.square(self.peak / np.where(self.rms > 0, self.rms, 1)) / self.size
+            self.body = self.rms * np.sqrt(np.maximum(0, 1 - share))
+
+    def _gather(self, ctx: Context) -> tuple[list[int], ...]:
+        """List row, row of the bias (or -1), kind, units and size of every kernel."""
+        row_of = {name: row for row, name in enumerate(ctx.stats)}
+        rows: list[int] = []
+        biases: list[int] = []
+        kinds: list[int] = []
+        units: list[int] = []
+        sizes: list[int] = []
+        for layer in ctx.layers.all:
+            code = _KINDS.get(layer.kind)
+            if code is None:
+                continue
+            parts = layer.parts
+            bias = parts.get("bias")
+            for part, info in parts.items():
+                flags = _FLOATS.get(info.dtype)
+                shape = info.shape
+                if flags is None or part not in _PARTS or len(shape) < 2:
+                    continue
+                if not _is_kernel(layer, part, info) or (bias is not None and bias.shape == shape):
+                    continue  # shaped like its bias: the gain of a LayerNorm over several axes
+                rows.append(row_of[info.name])
+                biases.append(row_of[bias.name] if bias is not None else -1)
+                kinds.append(code | flags | (_EMA if info.role == "ema" else 0))
+                units.append(shape[-1] if "/" in info.name else shape[0])
+                sizes.append(prod(shape))
+                self._layers.append(layer)
+                self._parts.append(part)
+        return rows, biases, kinds, units, sizes
+
+    def of(self, *kinds: str) -> Array:
+        """Mask of the kernels of these kinds."""
+        wanted = sum(_KINDS[kind] for kind in kinds)
+        mask: Array = self._kinds & wanted > 0
+        return mask
+
+    @property
+    def wide(self) -> Array:
+        """Mask of those not of eight bits, which keep their scale elsewhere."""
+        mask: Array = self._kinds & _NARROW == 0
+        return mask
+
+    @property
+    def ema(self) -> Array:
+        """Mask of those of the EMA."""
+        mask: Array = self._kinds & _EMA > 0
+        return mask
 
     def where(self, screen: Array) -> Iterator[tuple[int, Kernel]]:
         """Yield index and kernel where ``screen`` is true."""
         for index in np.flatnonzero(screen).tolist():
-            yield index, self.all[index]
+            yield index, self[index]
 
-    def of_kind(self, wanted: Callable[[Kernel], bool]) -> Array:
-        """Mask of the kernels that are ``wanted``."""
-        return np.fromiter((wanted(k) for k in self.all), np.bool_, len(self.all))
+    def __getitem__(self, index: int) -> Kernel:
+        layer, part = self._layers[index], self._parts[index]
+        info = layer.parts[part]
+        units = int(self.units[index])
+        fan_in = 1 if layer.kind == "embedding" else info.size // units
+        return Kernel(info, layer, part, units, fan_in)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
+def _is_kernel(layer: Layer, part: str, info: TensorInfo) -> bool:
+    direction = (part == "v") == (layer.kind == "weightnorm")
+    return direction and info.encoding == "plain" and 0 not in info.shape
 
 
 def kernels_of(ctx: Context) -> Kernels:
@@ -107,48 +174,15 @@ def kernels_of(ctx: Context) -> Kernels:
     Examples
     --------
     >>> from .base import Case
-    >>> ctx = Case("", {"fc.weight": [[3.0, 4.0]], "fc.bias": [1.0]}).context()
-    >>> [(k.info.name, k.units, k.fan_in) for k in kernels_of(ctx).all], kernels_of(ctx).gain
-    ([('fc.weight', 1, 2)], array([5.]))
+    >>> kernels = kernels_of(Case("", {"fc.weight": [[3.0, 4.0]], "fc.bias": [1.0]}).context())
+    >>> kernels[0].info.name, kernels[0].fan_in, kernels.gain
+    ('fc.weight', 2, array([5.]))
     """
     first = next(iter(ctx.table.infos.values()), None)
     if first is None:
-        return Kernels(ctx, (), [])
-    found: Kernels = ctx.once("kernels", first, lambda: _gather(ctx))
+        return Kernels(ctx)
+    found: Kernels = ctx.once("kernels", first, lambda: Kernels(ctx))
     return found
-
-
-def _gather(ctx: Context) -> Kernels:
-    row_of = {name: row for row, name in enumerate(ctx.stats)}
-    found: list[tuple[int, Kernel]] = []
-    for layer in ctx.layers.all:
-        if layer.kind not in _KINDS:
-            continue
-        for part, info in layer.parts.items():
-            if part in _PARTS and len(info.shape) > 1 and info.dtype in _FLOATS:
-                kernel = _kernel(info, layer, part)
-                if kernel is not None:
-                    found.append((row_of[info.name], kernel))
-    found.sort(key=lambda pair: pair[0])
-    return Kernels(ctx, tuple(k for _, k in found), [row for row, _ in found])
-
-
-_FLOATS = frozenset(
-    ("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e4m3fnuz",
-     "float8_e5m2", "float8_e5m2fnuz", "float8_e4m3", "float8_e3m4")
-)  # fmt: skip
-
-
-def _kernel(info: TensorInfo, layer: Layer, part: str) -> Kernel | None:
-    shape = info.shape
-    if 0 in shape or info.encoding != "plain" or (part == "v" and layer.kind != "weightnorm"):
-        return None
-    bias = layer.parts.get("bias")
-    if bias is not None and bias.shape == shape:
-        return None  # a LayerNorm over several axes: its weight is a gain
-    units = shape[-1] if "/" in info.name else shape[0]
-    fan_in = 1 if layer.kind == "embedding" else info.size // units
-    return Kernel(info, layer, part, units, fan_in)
 
 
 def batchnorm_behind(ctx: Context, layer: Layer) -> Layer | None:

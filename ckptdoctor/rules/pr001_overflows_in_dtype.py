@@ -54,7 +54,9 @@ class OverflowsInDtype(Rule):
         Case("large values, no cast asked for", {"bn.running_var": [1e6, 1.0]}),
         Case("values that round to the largest", {"fc.weight": [[-_EXACT, 1]]}, cast_to="float16"),
         Case("the same exponents as float32", {"fc.weight": [[1e30, 1.0]]}, cast_to="bfloat16"),
-        Case("a counter, which stays an integer", {"steps": np.int64(10**6)}, cast_to="float16"),
+        Case("a counter, which stays an integer", {"steps": np.array(10**6)}, cast_to="float16"),
+        Case("batches counted in float32", {"bn.running_var": [1.0],
+             "bn.num_batches_tracked": 1e6}, cast_to="float16"),
         Case("an optimizer's state", {"exp_avg_sq": [1e6]}, {"exp_avg_sq": "optimizer"},
              cast_to="float16"),
     )  # fmt: skip
@@ -73,7 +75,9 @@ class OverflowsInDtype(Rule):
             return
         low, high = ctx.stats.minimum, ctx.stats.maximum
         for info, _ in ctx.where(kind.overflows(np.maximum(np.abs(low), np.abs(high)))):
-            if info.role in SERVED and is_float(info):
+            if info.role not in SERVED or not is_float(info):
+                continue
+            if ctx.layers.part_of(info.name) != "count":  # of batches: nothing is computed with it
                 yield self._told(ctx, info, kind)
 
     def _told(self, ctx: Context, info: TensorInfo, kind: Narrow) -> Finding:

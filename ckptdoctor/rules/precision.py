@@ -12,7 +12,17 @@ from ..errors import UsageError
 from ..tensors import Array, TensorInfo
 from .base import Context
 
-__all__ = ["NARROW", "SERVED", "Counts", "Narrow", "below", "is_float", "of_types", "target"]
+__all__ = [
+    "NARROW",
+    "SERVED",
+    "Counts",
+    "Narrow",
+    "below",
+    "half",
+    "is_float",
+    "of_types",
+    "target",
+]
 
 SERVED = ("model", "ema")
 """Roles of weights that are cast and served; an optimizer's state stays as it was trained."""
@@ -125,6 +135,11 @@ def of_types(ctx: Context, column: Mapping[str, float]) -> npt.NDArray[np.float6
     other = float("nan")
     values = (column.get(info.dtype, other) for info in ctx.table.infos.values())
     return np.fromiter(values, np.float64, len(ctx.table))
+
+
+def half(values: npt.ArrayLike) -> Array:
+    """Values as float16, for cases."""
+    return np.array(values, np.float16)
 
 
 def below(ctx: Context, info: TensorInfo, kind: Narrow, share: float) -> Counts | None:

@@ -63,25 +63,25 @@ class ExtremeLearningRate(Rule):
         1.0,
         unit="learning rate of an optimizer that normalises its steps, exclusive",
         why="every weight moves by about 1 per step, where weights are below 1 (median 0.5)",
-        healthy="largest of 10 Adam and RMSprop files of the trials 0.01; Adadelta's default is 1",
+        healthy="largest of 23 healthy Adam and RMSprop checkpoints 0.012; Adadelta's default 1",
     )
     adaptive_error: float = threshold(
         10.0,
         unit="learning rate of an optimizer that normalises its steps, inclusive",
         why="one step moves every weight by 20 times the median weight of healthy files",
-        healthy="0 of 10 Adam and RMSprop files of the trials above 0.01",
+        healthy="0 of 23 healthy Adam and RMSprop checkpoints above 0.012",
     )
     plain_warning: float = threshold(
         100.0,
         unit="learning rate of any other optimizer, inclusive",
         why="the highest on record that trained are 30 (AWD-LSTM) and about 60 (LARS)",
-        healthy="largest of 28 SGD files of the trials 0.5",
+        healthy="largest of 11 healthy SGD checkpoints 0.1",
     )
     plain_error: float = threshold(
         1000.0,
         unit="learning rate of any optimizer, inclusive",
         why="gradients that survive it are below 1e-4 times the weights",
-        healthy="0 of 38 files of the trials above 0.5",
+        healthy="0 of 34 healthy checkpoints above 0.1",
     )
     healthy = (
         Case("the end of a schedule", {}, scalars=_torch(0.0, initial_lr=0.1)),

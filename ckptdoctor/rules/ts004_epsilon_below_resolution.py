@@ -62,7 +62,7 @@ class EpsilonBelowResolution(Rule):
         1.0,
         unit="smallest positive number of the moments' type, exclusive",
         why="below half of it epsilon rounds to 0, between half and one it doubles at most",
-        healthy="0 of 22 files of the trials with moments: all are float32",
+        healthy="0 of 24 healthy checkpoints: their 1,040 second moments are float32",
     )
     healthy = (
         Case("float32", _moments("float32"), _HALF, scalars={"optimizer.param_groups.0.eps": 1e-8}),

@@ -53,13 +53,13 @@ class GradientDepthProfile(Rule):
         unit="median gradient of the last quarter of layers over the first's, or the reverse; "
         "inclusive",
         why="1,000 is 5 layers that each lose three quarters of the gradient",
-        healthy="largest of 11 files of the trials with second moments 26",
+        healthy="largest of 8 healthy checkpoints with enough layers 45",
     )
     order: float = threshold(
         0.8,
         unit="correlation of the gradients' order of magnitude with depth, inclusive",
         why="a trend through all layers, not one layer that stands out",
-        healthy="not reached together with the span in 11 files of the trials",
+        healthy="not reached together with the span in 8 healthy checkpoints",
     )
     layers: float = threshold(
         6,

@@ -10,7 +10,7 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..roles import role_of
 from .base import Case, Context, Rule, rule
-from .training_state import is_finite, nonfinite, rows_where, shown
+from .training_state import is_finite, nonfinite, rows_where
 
 _NAN, _INF = float("nan"), float("inf")
 
@@ -101,7 +101,7 @@ class NonfiniteLoopState(Rule):
             more = f"; {len(numbers) - 1:,} more of this list are not finite" if numbers[1:] else ""
             yield self.number_finding(
                 name,
-                f"is {shown(value)}{_hint(nan)}{more}",
+                f"is {'NaN' if np.isnan(value) else 'infinite'}{_hint(nan)}{more}",
                 role="training",
                 value=value,
                 nan=nan,

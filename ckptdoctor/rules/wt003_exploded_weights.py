@@ -11,7 +11,9 @@ from ..tensors import Array
 from .base import Case, Context, Rule, rule, threshold
 from .kernels import Kernel, Kernels, kernels_of, large
 
-_JUDGED = frozenset(("conv", "dense", "recurrent", "attention", "lora", "embedding"))
+_JUDGED = ("conv", "dense", "recurrent", "attention", "lora", "embedding")
+_LEAST = 4
+"""Kernels of which a median says something about the file."""
 
 
 @rule
@@ -88,11 +90,8 @@ class ExplodedWeights(Rule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         kernels = kernels_of(ctx)
-        # eight-bit floats keep their scale elsewhere
-        judged = kernels.of_kind(
-            lambda k: k.layer.kind in _JUDGED and not k.info.dtype.startswith("float8")
-        )
-        judged &= kernels.finite & (kernels.gain > self.suspect_gain)
+        judged = kernels.of(*_JUDGED) & kernels.wide & kernels.finite
+        judged &= kernels.gain > self.suspect_gain
         if not judged.any():
             return
         middle = _middle(kernels)
@@ -130,15 +129,10 @@ class ExplodedWeights(Rule):
 def _middle(kernels: Kernels) -> dict[str, float]:
     """Median gain by role, of what is neither LoRA (tiny by design) nor a table."""
     middle: dict[str, float] = {}
-    for role in ("model", "ema"):
-        wanted = kernels.of_kind(
-            lambda k, role=role: (
-                k.info.role == role  # type: ignore[misc]
-                and k.layer.kind not in ("lora", "embedding", "weightnorm", "spectralnorm")
-            )
-        )
-        gains = kernels.gain[wanted & kernels.finite]
-        middle[role] = float(np.median(gains)) if gains.size >= 4 else 0.0
+    plain = kernels.of("conv", "dense", "recurrent", "attention") & kernels.wide & kernels.finite
+    for role, of_role in (("model", ~kernels.ema), ("ema", kernels.ema)):
+        gains = kernels.gain[plain & of_role]
+        middle[role] = float(np.median(gains)) if gains.size >= _LEAST else 0.0
     return middle
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..tensors import Array
 from .base import Case, Context, Rule, rule, threshold
-from .kernels import Kernel, kernels_of
+from .kernels import Kernel, Kernels, kernels_of
 
-_JUDGED = frozenset(("conv", "dense", "recurrent", "attention", "weightnorm", "spectralnorm"))
+_JUDGED = ("conv", "dense", "recurrent", "attention", "weightnorm", "spectralnorm")
 
 
 @rule
@@ -67,33 +67,40 @@ class DuplicatedUnits(Rule):
         healthy="no two units are equal in any of 1,120 kernels of 135 files",
     )
     peeks: int = threshold(
-        4000,
-        unit="kernels whose first two units are compared",
-        why="looking at two units takes 10 us, a whole tensor of 10 kB as long",
-        healthy="kernels with the largest share of a file come first",
+        200,
+        unit="kernels whose first two units are compared, whatever the size of the file",
+        why="looking takes 10 to 20 us a kernel, so 4 ms at most",
+        healthy="limits the cost only: constant biases first, then no bias, then the largest",
+    )
+    more_peeks: float = threshold(
+        0.5,
+        unit="further kernels per megabyte of the kernels",
+        why="3 % of the time that reading a megabyte takes",
+        healthy="limits the cost only",
     )
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         kernels = kernels_of(ctx)
-        wanted = kernels.finite & ((kernels.minimum != 0) | (kernels.maximum != 0))
-        # where all units are equal, each has its share of the zeros
-        wanted &= kernels.zeros % kernels.units == 0
-        wanted &= kernels.of_kind(
-            lambda k: k.layer.kind in _JUDGED and k.units > 1 and k.part != "recurrent"
-        )
-        chosen = np.flatnonzero(wanted)
-        if chosen.size > self.peeks:
-            order = np.argsort(-kernels.size[chosen], kind="stable")
-            chosen = np.sort(chosen[order[: self.peeks]])
-        first = True
-        for index in chosen.tolist():
-            kernel = kernels.all[index]
-            if kernel.grouped and not first:
+        wanted = kernels.of(*_JUDGED) & kernels.finite & (kernels.units > 1)
+        wanted &= (kernels.peak > 0) & (kernels.zeros % np.maximum(1, kernels.units) == 0)
+        first = int(np.flatnonzero(wanted)[0]) if wanted.any() else 0
+        for index in self._chosen(kernels, np.flatnonzero(wanted)):
+            kernel = kernels[index]
+            if kernel.part == "recurrent" or (kernel.grouped and index != first):
                 continue
-            first = False
-            if re.search(r"expert|ensemble|critic", kernel.info.name) or not _agree(ctx, kernel):
-                continue
-            yield from self._count(ctx, kernel)
+            if _agree(ctx, kernel) and not re.search(r"expert|ensemble|critic", kernel.info.name):
+                yield from self._count(ctx, kernel)
+
+    def _chosen(self, kernels: Kernels, wanted: Array) -> list[int]:
+        """Kernels worth a look: all of them, or the likeliest and largest in a file of many."""
+        megabytes = 4e-6 * float(kernels.size.sum())
+        affordable = int(self.peeks + self.more_peeks * megabytes)
+        if wanted.size > affordable:
+            # units that never differed share their bias too
+            doubt = (1 + kernels.biased - 2 * kernels.same_bias)[wanted]
+            wanted = wanted[np.lexsort((-kernels.size[wanted], doubt))[:affordable]]
+        listed: list[int] = np.sort(wanted).tolist()
+        return listed
 
     def _count(self, ctx: Context, kernel: Kernel) -> Iterator[Finding]:
         equal = _equal_to_first(ctx, kernel)

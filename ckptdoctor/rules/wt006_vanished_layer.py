@@ -8,7 +8,7 @@ from ..findings import Finding, Severity
 from .base import Case, Context, Rule, rule, threshold
 from .kernels import Kernel, batchnorm_behind, by_design, kernels_of, trained
 
-_JUDGED = frozenset(("conv", "dense", "recurrent", "attention"))
+_JUDGED = ("conv", "dense", "recurrent", "attention")
 
 
 @rule
@@ -88,10 +88,9 @@ class VanishedLayer(Rule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         kernels = kernels_of(ctx)
-        suspect = kernels.finite & (kernels.gain < self.gain) & (kernels.peak > 0)
+        suspect = kernels.of(*_JUDGED) & kernels.wide & kernels.finite
+        suspect &= (kernels.gain < self.gain) & (kernels.peak > 0)
         for index, kernel in kernels.where(suspect):
-            if kernel.layer.kind not in _JUDGED or kernel.info.dtype.startswith("float8"):
-                continue
             gain = float(kernels.gain[index])
             told = self._judge(ctx, kernel, gain)
             if told is None:
@@ -144,5 +143,5 @@ def _first(ctx: Context, kernel: Kernel) -> bool:
         other.layer.role == kernel.layer.role
         and other.layer.kind != "embedding"
         and ctx.graph.depth(other.layer) < depth
-        for other in kernels_of(ctx).all
+        for _, other in kernels_of(ctx).where(kernels_of(ctx).size > 0)
     )

@@ -12,16 +12,23 @@ from ..findings import Finding, Severity
 from .base import Case, Context, Rule, rule, threshold
 from .kernels import Kernel, Kernels, kernels_of, trained
 
-_JUDGED = frozenset(("conv", "dense", "recurrent", "attention", "embedding"))
+_JUDGED = ("conv", "dense", "recurrent", "attention", "embedding")
+
+_CUT = 0.87962566103423978
+"""Standard deviation of a normal law cut at two of its own."""
 
 
 class _Law(NamedTuple):
-    """What an initialiser makes of one kernel: largest magnitude (0: none), and moments."""
+    """What an initialiser makes of one kernel.
+
+    ``edge`` is the density at the bound, relative to that of a uniform law of the same range.
+    """
 
     what: str
     bound: float
     std: float
     kurtosis: float
+    edge: float
 
 
 def _hash(count: int, seed: int) -> list[float]:
@@ -56,8 +63,9 @@ class UntrainedLayer(Rule):
     When to ignore it
     -----------------
     Random features, frozen on purpose; auxiliary heads that the forward pass does not use; a
-    checkpoint from the start of training.  The match is statistical (range or kurtosis, standard
-    deviation, mean); layers of fewer than 512 weights, or orthogonal ones, are not compared.
+    checkpoint from the start of training.  The match is statistical (range, standard deviation,
+    mean), and needs a law that ends somewhere: normal and orthogonal initialisations are not
+    found, because layers keep their moments through short trainings.
     """
 
     code = "WT008"
@@ -88,21 +96,21 @@ class UntrainedLayer(Rule):
         512, unit="weights", why="the range of fewer weights says too little",
         healthy="kernels below this size are not judged",
     )  # fmt: skip
-    least_normal: int = threshold(
-        4096, unit="weights", why="a normal law has no range: only many weights tell it from others",
-        healthy="kernels below this size are not compared with normal laws",
+    least_truncated: int = threshold(
+        16384, unit="weights", why="a truncated normal law has few weights at its edge",
+        healthy="smaller kernels are not compared with truncated normal laws",
     )  # fmt: skip
     sigmas: float = threshold(
         4.0,
-        unit="standard errors of the sample's standard deviation, mean and kurtosis",
+        unit="standard errors of the sample's standard deviation and mean",
         why="an initialised layer is further off once in 10,000 times",
-        healthy="see the share: mean, deviation and shape must all hold",
+        healthy="see the share: range, deviation and mean must all hold",
     )
     gap: float = threshold(
         10.0,
-        unit="divided by the number of weights: share by which the largest may miss the bound",
-        why="of a uniform sample it is further off once in 20,000 times",
-        healthy="see the share: the range must hold as well",
+        unit="weights that the law puts into the gap between the largest one and the bound",
+        why="an initialised layer leaves such a gap once in 20,000 times",
+        healthy="see the share: range, deviation and mean must all hold",
     )
     most: float = threshold(
         0.5,
@@ -113,26 +121,24 @@ class UntrainedLayer(Rule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         kernels = kernels_of(ctx)
-        judged = kernels.finite & (kernels.size >= self.least_elements) & (kernels.std > 0)
-        chosen = [
-            (index, kernel)
-            for index, kernel in kernels.where(judged)
-            if kernel.layer.kind in _JUDGED and not kernel.info.dtype.startswith("float8")
-        ]
+        judged = kernels.of(*_JUDGED) & kernels.wide & kernels.finite
+        judged &= (kernels.size >= self.least_elements) & (kernels.std > 0)
+        with np.errstate(all="ignore"):
+            ends = kernels.peak / kernels.std  # 1.73 of a uniform law, 2.27 of a truncated one
+        near = (np.abs(ends - math.sqrt(3)) < 0.2) | (np.abs(ends - 2 / _CUT) < 0.1)
         matched = [
             (index, kernel, law)
-            for index, kernel in chosen
+            for index, kernel in kernels.where(judged & near)
             if (law := self._law(ctx, kernels, index, kernel)) is not None
         ]
-        if not matched or len(matched) > self.most * len(chosen) or trained(ctx) is False:
+        if not matched or len(matched) > self.most * int(judged.sum()) or trained(ctx) is False:
             return
         for index, kernel, law in matched:
             std, peak = float(kernels.std[index]), float(kernels.peak[index])
-            within = f", all within {law.bound:.6g}" if law.bound else ""
             yield self.finding(
                 kernel.info,
                 f"still at its initialisation: {kernel.info.size:,} weights of standard deviation "
-                f"{std:.4g}{within}, as {law.what} makes them",
+                f"{std:.4g}, all within {law.bound:.6g}, as {law.what} makes them",
                 law=law.what,
                 largest=peak,
                 std=std,
@@ -145,80 +151,61 @@ class UntrainedLayer(Rule):
         for law in _laws(kernel):
             # the standard error of a standard deviation depends on the law's kurtosis
             error = math.sqrt((law.kurtosis - 1) / 4 / size)
-            if abs(std / law.std - 1) > self.sigmas * error + slack:
-                continue
-            if abs(float(kernels.mean[index])) > self.sigmas * law.std / math.sqrt(size):
-                continue
-            if self._in_shape(ctx, kernels, index, law, slack) and _bias_at_start(ctx, kernel, law):
+            if (
+                abs(std / law.std - 1) <= self.sigmas * error + slack
+                and abs(float(kernels.mean[index])) <= self.sigmas * law.std / math.sqrt(size)
+                and (law.edge == 1 or size >= self.least_truncated)
+                and self._in_range(kernels, index, law, slack)
+                and _bias_at_start(ctx, kernel, law)
+            ):
                 return law
         return None
 
-    def _in_shape(
-        self, ctx: Context, kernels: Kernels, index: int, law: _Law, slack: float
-    ) -> bool:
-        """Whether the range fits a uniform law, or the kurtosis (of a first block) a normal one."""
-        size, peak = float(kernels.size[index]), float(kernels.peak[index])
-        if law.kurtosis < 2:
-            reach = min(-float(kernels.minimum[index]), float(kernels.maximum[index]))
-            return law.bound * (1 - self.gap / size - slack) <= peak <= law.bound * (
-                1 + slack
-            ) and reach >= law.bound * (1 - 2 * self.gap / size - slack)
-        if size < self.least_normal or (law.bound and peak > law.bound * (1 + slack)):
-            return False
-        values = next(iter(ctx.table.blocks(kernels.all[index].info))).astype(np.float64)
-        if values.size < self.least_normal:
-            return False
-        kurtosis = float(np.mean(((values - values.mean()) / values.std()) ** 4))
-        return abs(kurtosis - law.kurtosis) <= self.sigmas * math.sqrt(24 / values.size)
+    def _in_range(self, kernels: Kernels, index: int, law: _Law, slack: float) -> bool:
+        """Whether weights end where the law does, on both sides."""
+        low, high = -float(kernels.minimum[index]), float(kernels.maximum[index])
+        gap = self.gap / law.edge / float(kernels.size[index]) + slack
+        return law.bound * (1 - gap) <= max(low, high) <= law.bound * (1 + slack) and min(
+            low, high
+        ) >= law.bound * (1 - 2 * gap)
 
 
 def _bias_at_start(ctx: Context, kernel: Kernel, law: _Law) -> bool:
-    """Whether the layer's bias is zero, or within the range of a uniform law."""
+    """Whether the layer's bias is zero or within the kernel's range, as initialisers leave it."""
     info = kernel.layer.parts.get("bias")
     stats = ctx.stats[info.name] if info is not None else None
     if stats is None or stats.minimum is None or stats.maximum is None:
         return True
-    allowed = law.bound * (1 + 1e-3) if law.kurtosis < 2 else 0.0
-    return max(-stats.minimum, stats.maximum) <= allowed
+    return max(-stats.minimum, stats.maximum) <= law.bound * (1 + 1e-3)
 
 
 def _laws(kernel: Kernel) -> tuple[_Law, ...]:
-    """List the initialisers in use for a kernel of this shape."""
+    """List the initialisers with a bounded range for a kernel of this shape."""
     shape, fan_in = kernel.info.shape, kernel.fan_in
     if kernel.layer.kind == "embedding":
-        return (_uniform("Keras' default", 0.05), _normal("torch's default", 1.0), *_GPT)
+        return (_uniform("Keras' default", 0.05), _BERT)
     inputs = shape[-2] if kernel.keras else shape[1]
-    fan_out = kernel.info.size / inputs
+    both = fan_in + kernel.info.size / inputs
     return (
         _uniform("torch's default", 1 / math.sqrt(fan_in)),
-        _uniform("Glorot's uniform law", math.sqrt(6 / (fan_in + fan_out))),
+        _uniform("Glorot's uniform law", math.sqrt(6 / both)),
         _uniform("He's uniform law", math.sqrt(6 / fan_in)),
         _uniform("LeCun's uniform law", math.sqrt(3 / fan_in)),
-        *_GPT,
-        _normal("He's normal law", math.sqrt(2 / fan_in)),
-        _normal("He's normal law by outputs", math.sqrt(2 / fan_out)),
-        _normal("Glorot's normal law", math.sqrt(2 / (fan_in + fan_out))),
+        _truncated("Glorot's truncated normal law", math.sqrt(2 / both)),
         _truncated("He's truncated normal law", math.sqrt(2 / fan_in)),
-        _truncated("He's truncated normal law by outputs", math.sqrt(2 / fan_out)),
         _truncated("LeCun's truncated normal law", math.sqrt(1 / fan_in)),
+        _BERT,
     )
 
 
 def _uniform(what: str, bound: float) -> _Law:
-    return _Law(what, bound, bound / math.sqrt(3), 1.8)
-
-
-def _normal(what: str, std: float) -> _Law:
-    return _Law(what, 0.0, std, 3.0)
+    return _Law(what, bound, bound / math.sqrt(3), 1.8, 1.0)
 
 
 def _truncated(what: str, std: float) -> _Law:
-    # cut at two standard deviations of a normal law whose own is larger by 1 / 0.87962566
-    return _Law(what, 2 * std / 0.87962566103423978, std, 2.3656)
+    # Cut at two standard deviations of a normal law whose own is larger by 1 / 0.87962566; at the
+    # cut its density is 0.226 of that of a uniform law of the same range.
+    return _Law(what, 2 * std / _CUT, std, 2.3656, 0.226)
 
 
-_GPT = (
-    _normal("a normal law of 0.02 (GPT-2, ViT, DCGAN)", 0.02),
-    _normal("a normal law of 0.01", 0.01),
-    _truncated("a truncated normal law of 0.02 (BERT)", 0.02 * 0.87962566103423978),
-)
+_BERT = _truncated("a truncated normal law of 0.02", 0.02 * _CUT)

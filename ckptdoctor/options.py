@@ -1,0 +1,105 @@
+"""Options of the command line: what each is called, what it says, and the examples below the help."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import typer
+
+__all__ = [
+    "CAST_TO",
+    "COLOR",
+    "CONFIG",
+    "DEBUG",
+    "EXAMPLES",
+    "EXPLAIN_EXAMPLES",
+    "FAIL_ON",
+    "FORMAT",
+    "IGNORE",
+    "PATHS",
+    "PURPOSE",
+    "QUIET",
+    "REPORT",
+    "RULES_EXAMPLES",
+    "SELECT",
+    "SORT",
+    "TENSOR",
+    "TENSORS",
+    "TRUST",
+    "UNHEEDED",
+    "WEIGHTS",
+    "WORDS",
+    "Color",
+    "PageFormat",
+]
+
+EXAMPLES = """\
+\b
+Examples:
+  ckptdoctor inspect model.pt
+  ckptdoctor inspect runs/*.ckpt --purpose resume
+  ckptdoctor inspect model.pt --select BN,nan-values --cast-to float16
+  ckptdoctor inspect model.safetensors --tensors all --sort max
+  ckptdoctor inspect model.h5 --format json > report.json
+  ckptdoctor explain BN003
+
+\b
+Exit codes:
+  0 clean, 1 findings, 2 wrong usage, 3 could not be checked, 130 interrupted
+  Of several files the highest counts."""
+
+EXPLAIN_EXAMPLES = """\
+\b
+Examples:
+  ckptdoctor explain NF001
+  ckptdoctor explain nan-values checksum-mismatch
+  ckptdoctor explain CK002 --format markdown"""
+
+RULES_EXAMPLES = """\
+\b
+Examples:
+  ckptdoctor rules
+  ckptdoctor rules --format json"""
+
+
+def _option(
+    text: str, *names: str, metavar: str | None = None, default: bool | str = True, **more: Any
+) -> Any:
+    shown = metavar is None and default
+    return typer.Option(*names, help=text, metavar=metavar, show_default=shown, **more)
+
+
+Color = Literal["auto", "always", "never"]
+PageFormat = Literal["text", "json", "markdown"]
+
+PATHS = typer.Argument(
+    metavar="PATH...", help="Files, folders that hold one checkpoint, or index.json files."
+)
+WORDS = typer.Argument(metavar="CODE...", help="Codes such as NF001, or names: nan-values.")
+PURPOSE = _option("Let only what serving or resuming uses decide the exit code.", default="any")
+WEIGHTS = _option(
+    "Weights that will be served; auto takes the EMA where its framework would.", default="auto"
+)
+SELECT = _option("Report only these codes or names, such as NF001,CK.", metavar="CODES")
+IGNORE = _option("Leave these codes or names out.", metavar="CODES")
+TENSOR = _option("Judge and list only tensors whose name matches.", metavar="GLOB")
+CAST_TO = _option("Judge also what a cast to this type would lose.")
+TENSORS = _option("Rows to list; text lists suspects, JSON all tensors.")
+SORT = _option("Order of the rows.")
+FAIL_ON = _option("Lowest severity that makes the exit code 1.", default="error")
+FORMAT = _option("Format of the standard output.")
+REPORT = _option("Write a report to a file, too: text=FILE or json=FILE.", metavar="FMT=FILE")
+CONFIG = _option(
+    "Settings; else those of ckptdoctor.toml or pyproject.toml, from here upwards.",
+    metavar="FILE",
+)
+TRUST = _option("Run HDF5's library without its guard process.", "--trust-hdf5")
+QUIET = _option("Print only what fails.", "--quiet", "-q")
+COLOR = _option("When to use colours.")
+DEBUG = _option("Show the traceback of an unexpected error.", "--debug")
+# Every command takes --config, --color and --quiet, so that a script need not know which heeds it.
+UNHEEDED = {
+    "config": _option("", "--config", metavar="FILE", hidden=True),
+    "quiet": _option("", "--quiet", "-q", hidden=True),
+    "color": _option("", "--color", hidden=True),
+}
