@@ -272,13 +272,16 @@ def table_text(every: Sequence[Page], width: int) -> str:
     """One line for each code, and more lines where the terminal is narrow."""
     from tabulate import tabulate  # noqa: PLC0415  (20 ms)
 
-    left = max(len(page.name) for page in every)
-    room = max(width - left - len("NF001    warning    "), 24)
+    # The header is a row like the others: tabulate would pad each column by two for a real one.
+    head = ("code", "name", "severity", "what it is")
+    fixed = [max(len(title), *(len(getattr(page, title)) for page in every)) for title in head[:3]]
+    room = max(width - sum(fixed) - 2 * len(fixed), 24)
     rows = [
-        [page.code, page.name, page.severity, textwrap.fill(_plain(page.summary), room)]
+        (page.code, page.name, page.severity, textwrap.fill(_plain(page.summary), room))
         for page in every
     ]
-    text = tabulate(rows, headers=["code", "name", "severity", "what it is"], tablefmt="simple")
+    rule = tuple("-" * wide for wide in (*fixed, len(head[3])))
+    text = tabulate([head, rule, *rows], tablefmt="plain", disable_numparse=True)
     return "\n".join(line.rstrip() for line in text.split("\n")) + "\n"
 
 

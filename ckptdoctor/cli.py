@@ -146,7 +146,7 @@ def _explain(
     color: Annotated[options.Color, options.COLOR] = "auto",
     quiet: Annotated[bool, options.UNHEEDED["quiet"]] = False,  # noqa: ARG001
 ) -> _Listing:
-    """Say what a finding means, how it happens, when to ignore it, and what its limits are."""
+    """Say what a code means, how it happens, and when to ignore it."""
     return _Listing(what="explain", format=format, color=color, codes=codes, config=config)
 
 

@@ -84,6 +84,9 @@ def test_wishes_are_heard(file):
     assert ckptdoctor.inspect(file, ignore=["NF001"]).findings == ()
     assert ckptdoctor.inspect(file, select=["CK"]).worst is None
     assert ckptdoctor.inspect(file, tensors=["w"]).judged == {"w"}
+    assert ckptdoctor.inspect(file, cast_to="float16").wishes.cast_to == "float16"
+    accepted = ckptdoctor.Exemption(tensor="w", reason="made so")
+    assert ckptdoctor.inspect(file, exempt=[accepted]).summary.notes == 1
     with pytest.raises(ckptdoctor.UsageError, match="no code 'ZZ'"):
         ckptdoctor.inspect(file, select=["ZZ"])
     with pytest.raises(ckptdoctor.UsageError, match="expected ema"):
@@ -98,6 +101,11 @@ def test_wishes_are_heard(file):
         ({"select": "NF"}, "select to be a list, found 'NF'"),
         ({"ignore": "NF"}, "ignore to be a list"),
         ({"tensors": "w"}, "tensors to be a list"),
+        ({"cast_to": "float32"}, "cast_to to be float16, bfloat16, .* found 'float32'"),
+        ({"thresholds": {"NF001": {"x": 1}}}, "NF001 has no threshold 'x'"),
+        ({"thresholds": {"XX001": {}}}, "no rule 'XX001'"),
+        ({"exempt": [ckptdoctor.Exemption(tensor="*", reason="r", codes=("XX",))]}, "no code 'XX'"),
+        ({"config": "gone.toml"}, "gone.toml: cannot be read"),
     ],
     ids=lambda part: next(iter(part)) if isinstance(part, dict) else "",
 )

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from ckptdoctor.diagnose import USES, check_codes, diagnose, judged_weights, summarise
+from ckptdoctor.diagnose import USES, diagnose, judged_weights, summarise
 from ckptdoctor.errors import InternalError, ReadError, UsageError
 from ckptdoctor.findings import Finding, Severity, container_finding
 from ckptdoctor.measure.scan import Measured, measure
-from ckptdoctor.results import Report, Wishes
+from ckptdoctor.results import Exemption, Report, Wishes
 from ckptdoctor.rules import RULES
-from ckptdoctor.rules.base import Rule
+from ckptdoctor.rules.base import Rule, rule, threshold
 from ckptdoctor.sources import Extent, WindowSource
 from ckptdoctor.tensors import TensorInfo, TensorTable
 
@@ -28,6 +28,16 @@ def verdicts(*args, **wishes):
     return verdict.serve, verdict.resume
 
 
+class Complaining(Rule):
+    """A rule that finds an error wherever there is NaN."""
+
+    code, name, severity = "ZZ000", "complaining", Severity.ERROR
+
+    def check(self, ctx):
+        for info, _ in ctx.where(ctx.stats.nan):
+            yield self.finding(info, "is sick")
+
+
 @pytest.mark.parametrize(
     ("role", "expected"),
     [
@@ -35,13 +45,13 @@ def verdicts(*args, **wishes):
         ("ema", ("fit", "unfit")),
         ("optimizer", ("fit", "unfit")),
         ("scaler", ("fit", "unfit")),
-        ("training", ("fit", "suspect")),
+        ("training", ("fit", "unfit")),
         ("other", ("suspect", "suspect")),
     ],
 )
 def test_verdicts_hear_what_their_purpose_uses(role, expected):
-    roles = {"sick": role}
-    assert verdicts({"sick": NAN, "w": SOUND}, roles) == expected
+    arrays, roles = {"sick": NAN, "w": SOUND}, {"sick": role}
+    assert verdicts(arrays, roles, rules=[Complaining()]) == expected
 
 
 def test_table_of_uses_has_every_role_and_a_reason():
@@ -128,10 +138,113 @@ def test_load_verdict_cannot_be_filtered_away():
     assert found.verdict.load == "unsafe"
 
 
-@pytest.mark.parametrize("code", ["", "XX", "NF999", "nan-values"])
-def test_unknown_code_is_refused(code):
-    with pytest.raises(UsageError, match="no code"):
-        check_codes([code])
+def test_codes_can_be_given_by_name():
+    arrays = {"a": NAN, "b": np.float32([np.inf])}
+    assert [f.code for f in judge(arrays, select=["nan-values"]).findings] == ["NF001"]
+    assert [f.code for f in judge(arrays, ignore=["NAN-values"]).findings] == ["NF002"]
+
+
+def test_unknown_code_is_refused():
+    with pytest.raises(UsageError, match="no code 'XX'"):
+        judge({"w": SOUND}, select=["XX"])
+
+
+@rule
+class Above(Rule):
+    """A rule with a threshold."""
+
+    code, name, severity = "ZZ003", "above", Severity.WARNING
+    limit: float = threshold(10.0, unit="units", why="a test", healthy="0 of 1")
+
+    def check(self, ctx):
+        for info, stats in ctx.where(ctx.stats.maximum > self.limit):
+            yield self.finding(info, "above", limit=f"over {self.limit}", maximum=stats.maximum)
+
+
+@pytest.mark.parametrize(("limit", "found"), [({}, 0), ({"limit": 4}, 1), ({"limit": 5}, 0)])
+@pytest.mark.parametrize("word", ["ZZ003", "zz003", "above"])
+def test_thresholds_reach_the_rule(monkeypatch, word, limit, found):
+    monkeypatch.setattr("ckptdoctor.selection.RULES", (Above,))
+    assert len(judge({"w": np.float32([5])}, thresholds={word: limit}).findings) == found
+
+
+def accept(pattern, *codes, reason="known since May"):
+    return Exemption(tensor=pattern, reason=reason, codes=codes)
+
+
+def test_accepted_finding_becomes_a_note_that_tells_why():
+    arrays = {"a.w": NAN, "b.w": NAN}
+    found = judge(arrays, exempt=[accept("a.*", "NF001")])
+    assert [(f.tensor, f.severity) for f in found.findings] == [
+        ("b.w", Severity.ERROR),
+        ("a.w", Severity.NOTE),
+    ]
+    note = found.findings[1]
+    assert note.message.endswith("(accepted: known since May)")
+    assert note.measured["accepted"] == "known since May"
+    assert note.measured["nan"] == 1
+    assert judge(arrays, exempt=[accept("*.w")]).verdict.serve == "fit"
+
+
+@pytest.mark.parametrize(
+    "exemption",
+    [
+        accept("b.*"),
+        accept("A.*"),
+        accept("a.w", "NF002"),
+        accept("w"),
+        accept("a.w", "inf-values"),
+    ],
+    ids=["another tensor", "another case", "another code", "part of a name", "another name"],
+)
+def test_other_findings_stay(exemption):
+    (finding,) = judge({"a.w": NAN, "v": SOUND}, exempt=[exemption]).findings
+    assert finding.severity is Severity.ERROR
+    assert "accepted" not in finding.message
+
+
+def test_first_exemption_that_fits_gives_the_reason_in_one_line():
+    exempt = [accept("x"), accept("w", "nan-values", reason="one\n two"), accept("*", reason="b")]
+    assert judge({"w": NAN}, exempt=exempt).findings[0].message.endswith("(accepted: one two)")
+
+
+def test_what_makes_loading_unsafe_and_the_file_itself_have_no_exemption():
+    unsafe = container_finding("CK002", Severity.ERROR, "code", tensor="w", unsafe=True)
+    torn = container_finding("CK004", Severity.ERROR, "cut")
+    found = judge({"w": SOUND}, findings=[unsafe, torn], exempt=[accept("*"), accept("")])
+    assert [f.severity for f in found.findings] == [Severity.ERROR, Severity.ERROR]
+    assert found.verdict.load == "unsafe"
+    cut = container_finding("CK004", Severity.ERROR, "cut", tensor="w")
+    assert judge({"w": SOUND}, findings=[cut], exempt=[accept("w")]).verdict.serve == "fit"
+
+
+def test_diagnoses_refer_to_findings_in_the_order_of_the_report(monkeypatch):
+    seen = []
+
+    def conclude(context, findings, *, file):
+        seen.append((context.cast_to, findings, file))
+        return ("told",)
+
+    monkeypatch.setattr("ckptdoctor.diagnose.conclude", conclude)
+    note = container_finding("CK002", Severity.NOTE, "class")
+    found = judge({"w": NAN}, findings=[note], cast_to="float16")
+    assert seen == [("float16", found.findings, "<memory>")]
+    assert [f.code for f in found.findings] == ["NF001", "CK002"]
+    assert found.diagnoses == ("told",)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(ZeroDivisionError(), InternalError), (ReadError("bad sector"), ReadError)],
+)
+def test_crash_of_the_diagnosis_is_raised_with_the_findings(monkeypatch, error, raised):
+    def crash(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr("ckptdoctor.diagnose.conclude", crash)
+    with pytest.raises(raised) as caught:
+        judge({"w": NAN})
+    assert [f.code for f in caught.value.findings] == ["NF001"]
 
 
 def test_tensor_patterns_limit_what_is_judged():

@@ -73,6 +73,12 @@ class Case:
         """Return the findings with these codes."""
         return tuple(f for f in self.findings if self.facts.code_of(f) in codes)
 
+    @property
+    def few_elements(self) -> bool:
+        """Whether single elements of weights are not finite, no matter in how many tensors."""
+        bad, count = self.bad_share("weights")
+        return 0 < bad <= max(1, count // 100) and bad < count
+
     def bad_share(self, kind: str) -> tuple[int, int]:
         """Non-finite elements and all elements of its bad tensors of a kind, see `Facts.bad`."""
         bad = self.facts.bad[kind]

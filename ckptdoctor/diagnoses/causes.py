@@ -133,7 +133,7 @@ def _corrupted(case: Case) -> Told | None:
     if damaged:
         return "high", damaged
     bad, count = case.bad_share("weights")
-    if bad and bad <= max(2, count // 100):
+    if case.few_elements:
         what = "1 element" if bad == 1 else f"{bad:,} elements"
         return "medium", f"{what} of {count:,}: an update with NaN spoils whole layers"
     if case.codes & {"WT004"}:
@@ -174,7 +174,7 @@ def _update_step(case: Case) -> Told | None:
     bad, count = case.bad_share("weights")
     if not bad:
         return None
-    if bad <= max(2, count // 100):
+    if case.few_elements:
         return "low", "an update with NaN spoils whole layers, here it is few elements"
     if case.branch.key == "after-spread":
         return "high", "the optimizer's moments are NaN or Inf too: they are made of gradients"

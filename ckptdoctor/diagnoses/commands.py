@@ -17,7 +17,7 @@ _LONGEST = 150
 
 def explain(code: str) -> Command:
     """Command that prints what a code means."""
-    return Command(("explain", code), f"Explains {code}, with its thresholds; exit code 0.")
+    return Command(("explain", code), f"Explains {code}; exit code 0.")
 
 
 def gate(purpose: str, code: int, why: str, *more: str) -> Command:
@@ -28,6 +28,7 @@ def gate(purpose: str, code: int, why: str, *more: str) -> Command:
 
 def inspect_layers(case: Case) -> Command:
     """Command that lists the tensors of the affected layers, or judges by their codes alone."""
+    exits = f"Exit code {case.facts.exit_code()}."
     keys = []
     for tensor in case.tensors:
         layer = case.facts.layer(tensor)
@@ -36,9 +37,9 @@ def inspect_layers(case: Case) -> Command:
     if len(globs) <= _GLOBS and all(len(glob) <= _LONGEST for glob in globs):
         picked = [word for glob in globs for word in _option("--tensor", glob)]
         words = ("inspect", "{file}", *picked, "--tensors", "all")
-        return Command(words, "Lists every tensor of these layers.")
+        return Command(words, f"Lists every tensor of these layers. {exits}")
     codes = ",".join(sorted({finding.code for finding in case.findings}))
-    return Command(("inspect", "{file}", "--select", codes), "Lists just these findings.")
+    return Command(("inspect", "{file}", "--select", codes), f"Lists just these findings. {exits}")
 
 
 def _option(name: str, value: str) -> tuple[str, ...]:

@@ -43,9 +43,9 @@ def _places(case: Case) -> Iterator[str]:
             if layer.key in seen:
                 continue
             seen.add(layer.key)
-            name, text = layer.name, _batchnorm(case, layer, finding)
+            name, text = _short(layer.name), _batchnorm(case, layer, finding)
         else:
-            name, text = finding.tensor or place.layer, _short(finding.message)
+            name, text = _short(finding.tensor or place.layer), _short(finding.message)
         groups.setdefault(text, []).append(name)
     for text, names in list(groups.items())[:_SHOWN]:
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""

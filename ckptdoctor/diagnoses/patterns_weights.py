@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import observations as see
 from .case import Case, Command, Pattern
-from .commands import gate, inspect_layers
+from .commands import gate
 
 __all__ = ["WEIGHTS"]
 
@@ -49,8 +49,7 @@ def _copy_next(case: Case) -> Command:
 
 
 def _few(case: Case) -> bool:
-    bad, count = case.bad_share("weights")
-    return 0 < bad <= max(2, count // 100) and not case.facts.bad["optimizer"]
+    return case.few_elements and not case.facts.bad["optimizer"]
 
 
 def _few_title(case: Case) -> str:
@@ -81,11 +80,6 @@ def _resume(case: Case) -> Command:
     code = case.facts.exit_code(purpose="resume")
     tells = f"Exit code {code} here; the last earlier checkpoint with 0 is the one to go back to."
     return Command(("inspect", "{file}", "--purpose", "resume"), tells)
-
-
-def _list(case: Case) -> Command:
-    command = inspect_layers(case)
-    return Command(command.words, f"{command.tells} Exit code {case.facts.exit_code()}.")
 
 
 WEIGHTS: tuple[Pattern, ...] = (
@@ -120,7 +114,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         causes=("cast-to-half",),
         repair="Nothing is lost where the original still exists: cast it again with these tensors "
         "in float32 or bfloat16, or with a scale.",
-        next=_list,
     ),
     Pattern(
         key="weights-few-nonfinite",
@@ -133,7 +126,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         causes=("corrupted-write", "update-step"),
         repair="The elements are lost, their neighbours are not. Take the tensor from another copy "
         "or an earlier checkpoint; check the file's checksum against its source.",
-        next=_list,
     ),
     Pattern(
         key="weights-nonfinite",
@@ -170,7 +162,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         causes=("corrupted-write",),
         repair="Take the tensor from another copy of the file; a flipped exponent bit can be "
         "flipped back, the finding names the likely original.",
-        next=_list,
     ),
     Pattern(
         key="weightnorm-zero-row",
@@ -182,7 +173,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         causes=("pruned-row", "partial-load"),
         repair="Remove weight normalisation before pruning, or give the row a tiny direction: with "
         "its gain at 0 the output is what pruning meant.",
-        next=_list,
     ),
     Pattern(
         key="weights-empty",
@@ -206,7 +196,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         causes=("partial-load", "corrupted-write"),
         repair="Load the layer from the checkpoint it came from; check the list of missing and "
         "unexpected keys when loading.",
-        next=_list,
     ),
     Pattern(
         key="weights-identical-units",
@@ -218,7 +207,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         causes=("constant-initialiser", "partial-load"),
         repair="Training on does not separate them: initialise the layer with random values "
         "(Kaiming for ReLU, Xavier for tanh) and train again.",
-        next=_list,
     ),
     Pattern(
         key="weights-vanished",
@@ -229,7 +217,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         training="It can have looked fine where a shortcut passes the layer by.",
         causes=("decayed-away", "partial-load"),
         repair="Train on from an earlier checkpoint with less weight decay on it, or remove it.",
-        next=_list,
     ),
     Pattern(
         key="weights-untrained",
@@ -240,7 +227,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         training="The loss can fall without it.",
         causes=("never-trained", "partial-load"),
         repair="Check that the layer is in the optimizer and requires gradients, then train it.",
-        next=_list,
     ),
     Pattern(
         key="weights-uninitialised",
@@ -251,7 +237,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         training="It was sound, or never ran: the values were not written.",
         causes=("unset-memory", "corrupted-write"),
         repair="Load the layer from the checkpoint it came from.",
-        next=_list,
     ),
     Pattern(
         key="scale-broken",
@@ -264,7 +249,6 @@ WEIGHTS: tuple[Pattern, ...] = (
         causes=("zero-range", "nonfinite-input", "corrupted-write"),
         repair="Compute them again from data: adapt() for Normalization, a calibration run for "
         "quantisation. The weights are not affected.",
-        next=_list,
     ),
 )
 """Patterns of weights, what is lost first."""

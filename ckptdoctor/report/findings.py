@@ -93,7 +93,9 @@ def _block(block: _Block, report: Report, view: View) -> Iterator[str]:
     purpose = report.wishes.purpose
     counts = counts_for(first[0], purpose, report.weights)
     severity = first[0].severity.name.lower()
-    aside = [_state(first, report.stats), first[0].role if first[0].role != "model" else ""]
+    # what is noted is meant to be so, and not bad
+    state = _state(first, report.stats) if first[0].severity > Severity.NOTE else ""
+    aside = [state, first[0].role if first[0].role != "model" else ""]
     aside += ["" if counts else f"does not count for {purpose}"]
     listed = ", ".join(part for part in aside if part)
     name = _layer_name(block) + (f"  ({listed})" if listed else "")

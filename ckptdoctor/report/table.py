@@ -10,7 +10,7 @@ from .rows import Row
 
 __all__ = ["LONGEST", "render_table"]
 
-LONGEST = 50
+LONGEST = 20
 """Rows of the overview; what is beyond them is counted in a line of its own."""
 
 _LAYER_WIDTH = 28

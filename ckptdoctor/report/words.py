@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 
 from ..results import View
 
@@ -26,10 +27,14 @@ def wrap(text: str, view: View, indent: str, hanging: str = "") -> list[str]:
     ) or [""]
 
 
+_READABLE = 110
+"""Columns that prose takes at most: longer lines are hard to follow."""
+
+
 def labelled(label: str, text: str, view: View, width: int, color: str = "label") -> list[str]:
     """Lines of a text beside a label that takes ``width`` columns, painted."""
     room = " " * (len(INDENT) + width)
-    first, *rest = wrap(text, view, room)
+    first, *rest = wrap(text, replace(view, width=min(view.width, _READABLE)), room)
     painted = paint(label, COLORS[color], view) if label else ""
     return [INDENT + painted + " " * (width - len(label)) + first.strip(), *rest]
 

@@ -114,7 +114,7 @@ def _axes(settings: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]
 def _ints(value: object) -> tuple[int, ...]:
     """Read a number or a short list of them, as either framework stores it."""
     axes = value if isinstance(value, tuple) else (value,)
-    return axes if all(type(axis) is int and axis > 0 for axis in axes) else ()
+    return axes if all(type(axis) is int and 0 < axis < 1 << 31 for axis in axes) else ()
 
 
 def _shown(axes: tuple[int, ...]) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from ..roles import role_of
 from ..tensors import TensorInfo
 from .base import Context
-from .training_state import infos_of, model_parameters
+from .optimizer_slots import model_parameters
+from .training_state import infos_of
 
 __all__ = ["ema_copies"]
 

@@ -112,21 +112,28 @@ class Kernels:
             if code is None:
                 continue
             parts = layer.parts
-            bias = parts.get("bias")
             for part, info in parts.items():
-                flags = _FLOATS.get(info.dtype)
-                shape = info.shape
-                if flags is None or part not in _PARTS or len(shape) < 2:
+                if part not in _PARTS:
                     continue
-                if not _is_kernel(layer, part, info) or (bias is not None and bias.shape == shape):
+                name, dtype, shape, role = info.name, info.dtype, info.shape, info.role
+                flags = _FLOATS.get(dtype)
+                if flags is None or len(shape) < 2 or 0 in shape or info.encoding != "plain":
+                    continue
+                if (part == "v") != (layer.kind == "weightnorm"):
+                    continue  # the vectors of a spectral norm
+                bias = parts.get("bias")
+                if bias is None:
+                    biases.append(-1)
+                elif bias.shape != shape:
+                    biases.append(row_of[bias.name])
+                else:
                     continue  # shaped like its bias: the gain of a LayerNorm over several axes
-                rows.append(row_of[info.name])
-                biases.append(row_of[bias.name] if bias is not None else -1)
-                kinds.append(code | flags | (_EMA if info.role == "ema" else 0))
-                units.append(shape[-1] if "/" in info.name else shape[0])
-                sizes.append(prod(shape))
                 self._layers.append(layer)
                 self._parts.append(part)
+                rows.append(row_of[name])
+                kinds.append(code | flags | (_EMA if role == "ema" else 0))
+                units.append(shape[-1] if "/" in name else shape[0])
+                sizes.append(prod(shape))
         return rows, biases, kinds, units, sizes
 
     def of(self, *kinds: str) -> Array:
@@ -161,11 +168,6 @@ class Kernels:
 
     def __len__(self) -> int:
         return len(self._layers)
-
-
-def _is_kernel(layer: Layer, part: str, info: TensorInfo) -> bool:
-    direction = (part == "v") == (layer.kind == "weightnorm")
-    return direction and info.encoding == "plain" and 0 not in info.shape
 
 
 def kernels_of(ctx: Context) -> Kernels:

@@ -10,7 +10,7 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..tensors import TensorInfo
 from .base import Case, Context, Rule, rule, threshold
-from .precision import NARROW, SERVED, Narrow, half, is_float, target
+from .precision import NARROW, SERVED, Narrow, half, is_float, sample, target
 
 _CLAMPED = [[448.0, -448.0, 448.0, 3.0], [448.0, 448.0, -448.0, 1.0]]
 
@@ -94,34 +94,37 @@ class SaturatedValues(Rule):
         stats = ctx.stats[info.name]
         if stats.maximum != kind.largest and not ctx.layers.part_of(info.name):
             return  # a mask filled with the least number there is
-        count = _at_end(ctx, info, kind)
-        allowed = max(self.share * info.size, self.ties * _scales(ctx, info))
         scaled = kind.name.startswith("float8")
-        if scaled and count <= allowed:
+        count, seen = _at_end(ctx, info, kind, whole=not scaled)
+        scales = _scales(ctx, info) / info.size  # each puts its largest value at the end
+        allowed = max(self.share, self.ties * scales) if scaled else 0.0
+        if count <= allowed * seen:
             return
         cast = info.dtype != kind.name
         message = (
-            f"{count:,} of {info.size:,} elements are exactly {kind.largest:.6g} or its negative, "
+            f"{count:,} of {seen:,} elements are exactly {kind.largest:.6g} or its negative, "
             f"{'the end of ' + kind.name if cast else 'where ' + kind.name + ' ends'}"
         )
         more: dict[str, Any] = {"cast_to": kind.name, "keep_float32": True} if cast else {}
         yield self.finding(
             info,
             message,
-            limit=f"more than {allowed:,.0f} values" if scaled else "any value at the end",
-            elements=info.size,
+            limit=f"more than {allowed:.2g} of the values" if scaled else "any value at the end",
+            elements=seen,
             saturated=count,
             largest=kind.largest,
             **more,
         )
 
 
-def _at_end(ctx: Context, info: TensorInfo, kind: Narrow) -> int:
-    count = 0
-    for block in ctx.table.blocks(info):
+def _at_end(ctx: Context, info: TensorInfo, kind: Narrow, *, whole: bool) -> tuple[int, int]:
+    """Elements at the end of the range, and how many were looked at: all, or a sample."""
+    count = seen = 0
+    for block in ctx.table.blocks(info) if whole else sample(ctx, info):
+        seen += block.size
         with np.errstate(all="ignore"):  # a signalling NaN of ml_dtypes warns
             count += int(np.count_nonzero(np.abs(block.astype(np.float64)) == kind.largest))
-    return count
+    return count, seen
 
 
 def _scales(ctx: Context, info: TensorInfo) -> int:

@@ -12,7 +12,8 @@ from ..findings import Finding, Severity
 from ..roles import role_of
 from ..tensors import Role, TensorInfo
 from .base import Case, Context, Rule, rule
-from .training_state import is_finite, nonfinite, owners_of, rows_where, shown
+from .optimizer_slots import owners_of
+from .training_state import is_finite, nonfinite, rows_where, shown
 
 _NAN, _INF = float("nan"), float("inf")
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..findings import Finding, Severity
 from .base import Case, Context, Rule, rule
-from .training_state import second_moments, shown
+from .optimizer_slots import second_moments
+from .training_state import shown
 
 
 @rule
@@ -78,12 +79,12 @@ class NegativeSecondMoment(Rule):
     )  # fmt: skip
 
     def check(self, ctx: Context) -> Iterator[Finding]:
-        with np.errstate(invalid="ignore"):
-            if not (ctx.stats.minimum < 0).any():
-                return
-        for info in second_moments(ctx):
-            stats = ctx.stats[info.name]
-            if stats.minimum is None or not stats.minimum < 0:
+        rows, infos = second_moments(ctx)
+        with np.errstate(invalid="ignore"):  # NaN where nothing is finite
+            wrong = np.flatnonzero(ctx.stats.minimum[rows] < 0)
+        for place in wrong.tolist():
+            info, stats = infos[place], ctx.stats[infos[place].name]
+            if stats.minimum is None:
                 continue
             at = ctx.first(info, lambda block: block.real < 0)
             place = f", the first negative one at {list(at)}" if at and stats.count > 1 else ""

@@ -7,16 +7,8 @@ from collections.abc import Iterator
 from ..findings import Finding, Severity
 from ..tensors import TensorInfo
 from .base import Case, Context, Rule, rule, threshold
-from .training_state import (
-    Group,
-    groups_of,
-    infos_of,
-    is_finite,
-    is_second_moment,
-    numbered_variables,
-    only_value,
-    shown,
-)
+from .optimizer_slots import is_second_moment, numbered_variables
+from .training_state import Group, groups_of, infos_of, is_finite, only_value, shown
 
 _NAN, _INF = float("nan"), float("inf")
 
@@ -157,7 +149,8 @@ def _stored_rates(ctx: Context) -> Iterator[TensorInfo]:
         if info.path[-1].partition(":")[0] in ("learning_rate", "lr"):
             yield info
     for variables in numbered_variables(ctx).values():
-        kinds = [(info.kind.kind, info.shape) for info in variables[:3]]
+        infos = [infos_of(ctx, "optimizer")[place] for place in variables[:3]]
+        kinds = [(info.kind.kind, info.shape) for info in infos]
         # Keras 3 puts iteration and rate first; a third scalar may be the slot of a scalar
         if kinds[:2] == [("int", ()), ("float", ())] and kinds[2:] != [("float", ())]:
-            yield variables[1]
+            yield infos[1]

@@ -9,13 +9,8 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..tensors import Role, TensorInfo
 from .base import Case, Context, Rule, rule, threshold
-from .training_state import (
-    Group,
-    groups_of,
-    infos_of,
-    second_moments,
-    shown,
-)
+from .optimizer_slots import second_moments
+from .training_state import Group, groups_of, infos_of, shown
 
 _SMALLEST: Mapping[str, float] = {"float16": 2.0**-24}
 """Smallest positive number of the types too narrow for a usual epsilon; bfloat16 and float32 hold
@@ -93,7 +88,7 @@ class EpsilonBelowResolution(Rule):
         optimizer = infos_of(ctx, "optimizer")
         if not any(info.dtype in _SMALLEST for info in optimizer):
             return
-        narrow = [info for info in second_moments(ctx) if info.dtype in _SMALLEST]
+        narrow = [info for info in second_moments(ctx)[1] if info.dtype in _SMALLEST]
         for group in groups_of(ctx):
             epsilon = group.first("eps", "epsilon")
             moments = [info for info in narrow if _in_group(info, group)]

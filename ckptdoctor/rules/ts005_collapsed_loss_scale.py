@@ -8,7 +8,8 @@ from ..findings import Finding, Severity
 from ..roles import role_of
 from ..tensors import Role, TensorInfo
 from .base import Case, Context, Rule, rule, threshold
-from .training_state import as_float, infos_of, numbered_variables, only_value, shown
+from .optimizer_slots import numbered_variables
+from .training_state import as_float, infos_of, only_value, shown
 
 _NAN, _INF = float("nan"), float("inf")
 
@@ -130,6 +131,7 @@ def _stored_scales(ctx: Context) -> Iterator[TensorInfo]:
     for variables in numbered_variables(ctx).values():
         # Keras 3's LossScaleOptimizer: iteration, rate, step counter, scale, then the inner
         # optimizer's iteration and rate
-        kinds = [info.kind.kind for info in variables[:6] if not info.shape]
+        infos = [infos_of(ctx, "optimizer")[place] for place in variables[:6]]
+        kinds = [info.kind.kind for info in infos if not info.shape]
         if kinds == ["int", "float"] * 3:
-            yield variables[3]
+            yield infos[3]

@@ -10,13 +10,15 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..tensors import Role, TensorInfo
 from .base import Case, Context, Rule, rule, threshold
-from .training_state import (
-    COMPLETE_BELOW,
+from .optimizer_slots import (
     Parameters,
-    infos_of,
     model_parameters,
     parameters_of,
     shapes_of,
+)
+from .training_state import (
+    COMPLETE_BELOW,
+    infos_of,
 )
 
 
@@ -175,9 +177,7 @@ def _differs(slot: TensorInfo | None, parameter: TensorInfo) -> bool:
     return slot is not None and slot.shape != parameter.shape
 
 
-def _last_of(
-    slots: Mapping[str, TensorInfo], surplus: Mapping[tuple[int, ...], int]
-) -> list[str]:
+def _last_of(slots: Mapping[str, TensorInfo], surplus: Mapping[tuple[int, ...], int]) -> list[str]:
     """Of every shape that occurs too often, the last slots: where things were added."""
     left, found = dict(surplus), []
     for key in reversed(list(slots)):

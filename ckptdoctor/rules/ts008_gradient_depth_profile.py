@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from statistics import median
+
+import numpy as np
 
 from ..findings import Finding, Severity
-from ..tensors import Role, TensorInfo
+from ..tensors import Array, Role, TensorInfo
 from .base import Case, Context, Rule, rule, threshold
-from .training_state import numbered_variables, second_moments, shown
+from .optimizer_slots import second_moments
+from .training_state import shown
 
 
 def _net(sizes: Sequence[float]) -> dict[str, object]:
@@ -79,65 +80,59 @@ class GradientDepthProfile(Rule):
     )
 
     def check(self, ctx: Context) -> Iterator[Finding]:
-        for moments in _by_depth(ctx):
-            sizes = [_gradient(ctx, info) for info in moments]
-            layers = [(info, size) for info, size in zip(moments, sizes, strict=True) if size > 0]
-            if len(layers) < self.layers:
+        for moments, infos in _by_depth(ctx):
+            learning = moments > 0  # neither NaN nor a parameter that never had a gradient
+            logs = np.log10(moments[learning]) / 2
+            if logs.size < self.layers:
                 continue
-            quarter = len(layers) // 4
-            logs = [math.log10(size) for _, size in layers]
-            gain = median(logs[-quarter:]) - median(logs[:quarter])
+            quarter = logs.size // 4
+            early, late = float(np.median(logs[:quarter])), float(np.median(logs[-quarter:]))
             trend = _correlation(logs)
-            if abs(gain) < math.log10(self.span) or abs(trend) < self.order or gain * trend < 0:
+            if abs(late - early) < np.log10(self.span) or abs(trend) < self.order:
                 continue
-            first, last = 10 ** median(logs[:quarter]), 10 ** median(logs[-quarter:])
-            kind = "vanish" if gain > 0 else "explode"
+            kind = "vanish" if late > early else "explode"
+            first, last = 10.0**early, 10.0**late
             yield self.finding(
-                layers[0][0],
+                infos[int(learning.argmax())],
                 f"gradients {kind} towards the input: about {shown(first)} in the first of "
-                f"{len(layers):,} weight matrices, {shown(last)} in the last",
+                f"{logs.size:,} weight matrices, {shown(last)} in the last",
                 limit=f"at least {self.span:g} times apart",
                 first=first,
                 last=last,
                 correlation=trend,
-                layers=len(layers),
+                layers=logs.size,
             )
 
 
-def _by_depth(ctx: Context) -> Iterator[list[TensorInfo]]:
-    """Second moments of weight matrices in the order of parameters, which is that of layers.
+def _by_depth(ctx: Context) -> Iterator[tuple[Array, list[TensorInfo]]]:
+    """Means of the second moments of weight matrices, and their tensors, by depth.
 
-    Keras' names are stored in alphabetical order, which tells nothing about depth.
+    Their order is that of the parameters, which is that of the layers.  Keras stores names in
+    alphabetical order, which tells nothing about depth: there only numbered variables are used.
     """
-    found: dict[str, list[tuple[int, TensorInfo]]] = {}
-    numbered = {
-        info.name: (group, place)
-        for group, variables in numbered_variables(ctx).items()
-        for place, info in enumerate(variables)
-    }
-    for info in second_moments(ctx):
-        if len(info.shape) < 2:
+    found: dict[str, list[tuple[int, int]]] = {}
+    rows, infos = second_moments(ctx)
+    for place, info in enumerate(infos):
+        path = info.path
+        if len(info.shape) < 2 or len(path) < 2:
             continue
-        if info.name in numbered:
-            group, place = numbered[info.name]
-            found.setdefault(group, []).append((place, info))
-        elif info.path[-1] in ("exp_avg_sq", "square_avg") and info.path[-2].isdecimal():
-            # before torch 1.6 the keys were addresses, and the order of the file is as good
-            place = int(info.path[-2]) if len(info.path[-2]) < 9 else 0
-            found.setdefault(".".join(info.path[:-2]), []).append((place, info))
-    for rows in found.values():
-        yield [info for _, info in sorted(rows, key=lambda row: row[0])]
+        if path[-1].isdecimal():  # optimizer/vars/7
+            found.setdefault(info.layer, []).append((_number(path[-1]), place))
+        elif path[-1] in ("exp_avg_sq", "square_avg") and path[-2].isdecimal():
+            found.setdefault(".".join(path[:-2]), []).append((_number(path[-2]), place))
+    for pairs in found.values():
+        places = [place for _, place in sorted(pairs)]
+        yield ctx.stats.mean[rows[places]], [infos[place] for place in places]
 
 
-def _gradient(ctx: Context, info: TensorInfo) -> float:
-    mean = ctx.stats[info.name].mean
-    return math.sqrt(mean) if mean is not None and mean > 0 else 0.0
+def _number(key: str) -> int:
+    """Place of a parameter; before torch 1.6 keys were addresses, and the file's order is as good."""
+    return int(key) if len(key) < 9 else 0
 
 
-def _correlation(values: Sequence[float]) -> float:
-    """Pearson's correlation of values with their places."""
-    middle, average = (len(values) - 1) / 2, sum(values) / len(values)
-    covariance = sum((i - middle) * (v - average) for i, v in enumerate(values))
-    spread = sum((i - middle) ** 2 for i in range(len(values)))
-    spread *= sum((v - average) ** 2 for v in values)
-    return covariance / math.sqrt(spread) if spread > 0 else 0.0
+def _correlation(values: Array) -> float:
+    """Pearson's correlation of values with their places; 0 where all are the same."""
+    apart = values - values.mean()
+    places = np.arange(values.size) - (values.size - 1) / 2
+    spread = np.sqrt((apart @ apart) * (places @ places))
+    return float(apart @ places / spread) if spread > 0 else 0.0

@@ -12,8 +12,6 @@ from .base import Case, Context, Rule, rule, threshold
 from .kernels import Kernel, Kernels, kernels_of, large
 
 _JUDGED = ("conv", "dense", "recurrent", "attention", "lora", "embedding")
-_LEAST = 4
-"""Kernels of which a median says something about the file."""
 
 
 @rule
@@ -69,15 +67,21 @@ class ExplodedWeights(Rule):
         why="half way, in powers of ten, from the largest healthy gain to the smallest diverged one",
         healthy="0 of 1,120 kernels of 135 files; largest 522, second 196; diverged layers 2e5 to 1e38",
     )
+    steep: float = threshold(
+        1e3,
+        unit="times the input",
+        why="twice the largest gain that a trained layer was seen with",
+        healthy="0 of 1,120 kernels of 135 files; largest 522, second 196, third 20",
+    )
     suspect_gain: float = threshold(
         50.0,
         unit="times the input",
         why="where every layer of a file is small, the largest of them is nothing to warn of",
-        healthy="2 of 1,120 kernels of 135 files, both below the limit to their neighbours",
+        healthy="2 of 1,120 kernels of 135 files, neither of them apart from its neighbours",
     )
     apart: float = threshold(
         64.0,
-        unit="times the median gain of the file's kernels",
+        unit="times the median gain of the file's other kernels",
         why="layers of one network keep to one order of magnitude or two",
         healthy="0 of 1,120 kernels of 135 files; largest 38.7, second 24.7",
     )
@@ -94,30 +98,32 @@ class ExplodedWeights(Rule):
         judged &= kernels.gain > self.suspect_gain
         if not judged.any():
             return
-        middle = _middle(kernels)
+        plain = kernels.of("conv", "dense", "recurrent", "attention") & kernels.wide
         for index, kernel in kernels.where(judged):
-            gain, usual = float(kernels.gain[index]), middle[kernel.info.role]
+            gain, peak = float(kernels.gain[index]), float(kernels.peak[index])
+            usual = _usual(kernels, index, plain & kernels.finite)
             ratio = gain / usual if usual > 0 else 0.0
-            if gain <= self.gain and ratio <= self.apart:
+            if gain <= self.steep and ratio <= self.apart:
                 continue
-            if self._spiked(ctx, kernel, float(kernels.peak[index])) or _integers(ctx, kernel):
-                continue
-            yield self._found(kernel, gain, ratio, float(kernels.peak[index]))
+            if not self._spiked(ctx, kernel, peak) and not _integers(ctx, kernel):
+                yield self._found(kernel, gain, ratio, peak)
 
     def _found(self, kernel: Kernel, gain: float, ratio: float, peak: float) -> Finding:
         certain = gain > self.gain and kernel.layer.kind != "embedding"
         beside = f", {ratio:.3g} times the median of the other kernels" if ratio > 1 else ""
+        crossed = self.gain if gain > self.gain else self.steep
         return self.finding(
             kernel.info,
             f"the layer amplifies its input {gain:.3g} times{beside}; "
             f"its largest weight is {peak:.3g}",
             severity=Severity.ERROR if certain else Severity.WARNING,
-            limit=f"gain over {self.gain:g}" if gain > self.gain
-            else f"over {self.apart:g} times the median gain of the file's kernels",
+            limit=f"a gain over {crossed:g}"
+            if gain > self.steep
+            else f"over {self.apart:g} times the median gain of the other kernels",
             gain=gain,
             ratio=ratio,
             largest=peak,
-        )  # fmt: skip
+        )
 
     def _spiked(self, ctx: Context, kernel: Kernel, peak: float) -> bool:
         """Whether a few elements make up all of it."""
@@ -126,14 +132,15 @@ class ExplodedWeights(Rule):
         return not isinstance(large(ctx, kernel.info, peak / 100, self.few), str)
 
 
-def _middle(kernels: Kernels) -> dict[str, float]:
-    """Median gain by role, of what is neither LoRA (tiny by design) nor a table."""
-    middle: dict[str, float] = {}
-    plain = kernels.of("conv", "dense", "recurrent", "attention") & kernels.wide & kernels.finite
-    for role, of_role in (("model", ~kernels.ema), ("ema", kernels.ema)):
-        gains = kernels.gain[plain & of_role]
-        middle[role] = float(np.median(gains)) if gains.size >= _LEAST else 0.0
-    return middle
+def _usual(kernels: Kernels, index: int, plain: Array) -> float:
+    """Median gain of the other kernels of the role, 0 where they are fewer than two.
+
+    ``plain`` leaves out what is small or of any size by design: LoRA, tables, directions.
+    """
+    others = plain & (kernels.ema == kernels.ema[index])
+    others[index] = False
+    gains = kernels.gain[others]
+    return float(np.median(gains)) if gains.size >= 2 else 0.0
 
 
 def _integers(ctx: Context, kernel: Kernel) -> bool:

@@ -74,6 +74,12 @@ class OutlierSpike(Rule):
         why="tails of trained weights have no gaps; spikes do",
         healthy="0 of 1,120 kernels; largest 4.3, second 1.9",
     )
+    single: float = threshold(
+        1e6,
+        unit="root mean squares of the other weights, in a layer with one output",
+        why="a regression on features in units of their own spreads over a few powers of ten",
+        healthy="0 of 1,120 kernels",
+    )
     few: int = threshold(
         3, unit="weights", why="more than that is a pattern, not an accident",
         healthy="not reached: no healthy kernel has a gap",
@@ -94,7 +100,8 @@ class OutlierSpike(Rule):
         suspect = kernels.finite & (kernels.size >= self.least_elements)
         suspect &= kernels.peak > self.far * kernels.body
         for index, kernel in kernels.where(suspect & (kernels.maximum > kernels.minimum)):
-            if kernel.units > 1:
+            # of a single output, each input may have a scale of its own, to some degree
+            if kernel.units > 1 or kernels.peak[index] > self.single * kernels.body[index]:
                 yield from self._spikes(ctx, kernels, index, kernel)
 
     def _spikes(

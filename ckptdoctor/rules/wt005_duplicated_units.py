@@ -12,7 +12,7 @@ from ..tensors import Array
 from .base import Case, Context, Rule, rule, threshold
 from .kernels import Kernel, Kernels, kernels_of
 
-_JUDGED = ("conv", "dense", "recurrent", "attention", "weightnorm", "spectralnorm")
+_JUDGED = ("conv", "dense", "recurrent", "attention", "weightnorm", "spectralnorm", "lora")
 
 
 @rule
@@ -86,7 +86,7 @@ class DuplicatedUnits(Rule):
         first = int(np.flatnonzero(wanted)[0]) if wanted.any() else 0
         for index in self._chosen(kernels, np.flatnonzero(wanted)):
             kernel = kernels[index]
-            if kernel.part == "recurrent" or (kernel.grouped and index != first):
+            if kernel.grouped and index != first:
                 continue
             if _agree(ctx, kernel) and not re.search(r"expert|ensemble|critic", kernel.info.name):
                 yield from self._count(ctx, kernel)

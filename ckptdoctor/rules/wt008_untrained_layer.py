@@ -129,7 +129,7 @@ class UntrainedLayer(Rule):
         matched = [
             (index, kernel, law)
             for index, kernel in kernels.where(judged & near)
-            if (law := self._law(ctx, kernels, index, kernel)) is not None
+            if (law := self._law(kernels, index, kernel)) is not None
         ]
         if not matched or len(matched) > self.most * int(judged.sum()) or trained(ctx) is False:
             return
@@ -144,7 +144,7 @@ class UntrainedLayer(Rule):
                 std=std,
             )
 
-    def _law(self, ctx: Context, kernels: Kernels, index: int, kernel: Kernel) -> _Law | None:
+    def _law(self, kernels: Kernels, index: int, kernel: Kernel) -> _Law | None:
         """Find the initialiser that made the kernel, None where none fits."""
         std, size = float(kernels.std[index]), float(kernels.size[index])
         slack = {"bfloat16": 4e-3, "float16": 5e-4}.get(kernel.info.dtype, 1e-5)
@@ -156,7 +156,6 @@ class UntrainedLayer(Rule):
                 and abs(float(kernels.mean[index])) <= self.sigmas * law.std / math.sqrt(size)
                 and (law.edge == 1 or size >= self.least_truncated)
                 and self._in_range(kernels, index, law, slack)
-                and _bias_at_start(ctx, kernel, law)
             ):
                 return law
         return None
@@ -168,15 +167,6 @@ class UntrainedLayer(Rule):
         return law.bound * (1 - gap) <= max(low, high) <= law.bound * (1 + slack) and min(
             low, high
         ) >= law.bound * (1 - 2 * gap)
-
-
-def _bias_at_start(ctx: Context, kernel: Kernel, law: _Law) -> bool:
-    """Whether the layer's bias is zero or within the kernel's range, as initialisers leave it."""
-    info = kernel.layer.parts.get("bias")
-    stats = ctx.stats[info.name] if info is not None else None
-    if stats is None or stats.minimum is None or stats.maximum is None:
-        return True
-    return max(-stats.minimum, stats.maximum) <= law.bound * (1 + 1e-3)
 
 
 def _laws(kernel: Kernel) -> tuple[_Law, ...]:

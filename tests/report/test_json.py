@@ -33,7 +33,7 @@ def report_of(arrays, findings=()):
     found = diagnose(table, Measured(measured.stats, tuple(findings)))
     return Report(
         file="f", format="memory", verdict=found.verdict, summary=found.summary,
-        findings=found.findings, relevant=found.relevant, table=table, stats=measured.stats,
+        findings=found.findings, diagnoses=found.diagnoses, relevant=found.relevant, table=table, stats=measured.stats,
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ def report_of(file, arrays, roles=None, findings=(), metadata=None, **wishes):
     found = diagnose(table, Measured(measured.stats, tuple(findings)), wished)
     return Report(
         file=file, format=table.format, weights=found.weights, verdict=found.verdict,
-        summary=found.summary, findings=found.findings, relevant=found.relevant,
+        summary=found.summary, findings=found.findings, diagnoses=found.diagnoses, relevant=found.relevant,
         table=table, stats=measured.stats, judged=found.judged, wishes=wished,
     )  # fmt: skip
 
