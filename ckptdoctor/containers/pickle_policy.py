@@ -21,6 +21,11 @@ __all__ = ["findings_about", "judge", "scan_pickles"]
 _SIZED: Final = re.compile(
     r"(builtins|__builtin__|torch|numpy|copyreg|copy_reg|fractions|decimal)\..*"
 )
+_UNSIZED: Final = re.compile(
+    r"torch\.jit\._pickle\..*|torch\.(Size|device)|(builtins|__builtin__)\.(slice|int|float|complex|bool)"
+)
+"""Calls that keep the numbers they are given and allocate nothing by them (silero-vad's TorchScript
+has a list of 8000 and 16000)."""
 _EXPANDING: Final = re.compile(
     r"(builtins|__builtin__)\.(list|tuple|set|frozenset|bytes|bytearray)|collections\.deque"
 )
@@ -52,7 +57,7 @@ def judge(used: Global) -> tuple[Severity | None, str]:
         return Severity.ERROR, "not a plain module and name"
     if not used.name.isidentifier():
         return Severity.ERROR, "not a plain module and name"
-    if used.largest > MAX_ALLOCATION and _SIZED.fullmatch(name):
+    if used.largest > MAX_ALLOCATION and _SIZED.fullmatch(name) and not _UNSIZED.fullmatch(name):
         return Severity.ERROR, f"asked to allocate {used.largest:.3g} elements"
     if used.indirect and _EXPANDING.fullmatch(name):
         return Severity.ERROR, "expands the result of another call without bound"

@@ -111,6 +111,15 @@ def test_allocating_more_than_64_mib_is_an_error(largest, wanted):
     assert judge(used("builtins.bytearray", called=True, largest=largest))[0] is wanted
 
 
+@pytest.mark.parametrize("dotted", ["torch.jit._pickle.build_intlist", "torch.Size"])
+def test_numbers_that_are_only_kept_are_no_allocation(dotted):
+    severity = judge(used(dotted, called=True, largest=8000 * 16000))[0]
+    assert severity is None or severity is Severity.NOTE
+    assert judge(used(dotted, called=True, largest=8000 * 16000)) == judge(
+        used(dotted, called=True)
+    )
+
+
 def test_expanding_a_call_is_an_error():
     data = b"cbuiltins\nlist\n(cbuiltins\nrange\n(L999999999999L\ntRtR."
     names = {g.dotted: judge(g)[0] for g in unpickle(data, "x").globals}
