@@ -87,6 +87,14 @@ def samples(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Write what README and docs/rules/ show of the program; the suite tests that it is current."""
+    session.install("-e", ".", *_group("tests"))
+    generated = ["tests/test_readme.py", "tests/test_catalog.py"]
+    session.run("pytest", "-q", *generated, env={"UPDATE_README": "1"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Speed and memory as ratios; takes minutes and 5 GB of disk, so not by default."""
     session.install("-e", ".", *FRAMEWORKS, *PINNED)

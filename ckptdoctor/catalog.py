@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 _BULLET = re.compile(r"[-*] |\d+\. ")
+_MARKUP = re.compile(r"[<>\[\]*|]|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown would take for its own; an underscore inside a word is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,7 @@ def page_markdown(page: Page) -> str:
 
 
 def _markdown_lines(page: Page) -> Iterator[str]:
-    yield from (f"# {page.code} {page.name}", "", page.summary, "", _heading(page), "")
+    yield from (f"# {page.code} {page.name}", "", _markdown(page.summary), "", _heading(page), "")
     for title, text in page.sections:
         yield from (f"## {title}", "", _markdown(text), "")
     if page.thresholds:
@@ -322,7 +324,7 @@ def _markdown_lines(page: Page) -> Iterator[str]:
 def _markdown(text: str) -> str:
     """Text of a docstring as Markdown: the code marks, and what would become a link or HTML."""
     pieces = text.replace("``", "`").split("`")
-    pieces[::2] = [re.sub(r"([<>\[\]*_|])", r"\\\1", piece) for piece in pieces[::2]]
+    pieces[::2] = [_MARKUP.sub(r"\\\g<0>", piece) for piece in pieces[::2]]
     return "`".join(pieces)
 
 

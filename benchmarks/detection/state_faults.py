@@ -163,16 +163,13 @@ def mismatch(p: Patient) -> Iterator[Fault]:
         wider = {n: np.concatenate([p.state[n]] * 2) for n in group if np.ndim(p.state[n]) == v.ndim}
         yield Fault(code="TS007", what="moments of twice the rows", place=name, change=wider,
                     targets=(*group, "optimizer"), layouts=TRAINING, defined="loading fails or the step does")  # fmt: skip
-    index = {n.split(".")[2] for n in p.state if n.startswith("optimizer.state.")}
-    if len(index) > 4:
-        order = sorted(index, key=int)
-        swapped = {}
-        for n, v in p.state.items():
-            if n.startswith("optimizer.state."):
-                _, _, i, slot = n.split(".")
-                swapped[f"optimizer.state.{order[-1 - order.index(i)]}.{slot}"] = v
-        yield Fault(code="TS007", what="moments in reverse order", place="optimizer", change=swapped,
-                    targets=(*swapped, "optimizer"), layouts=TRAINING, defined="loading or the next step fails")  # fmt: skip
+    head = [spot for spot in p.of_kind("kernel") if spot.layer in ("fc", "classifier")]
+    for spot in head:
+        rows = {n: p.weights[n][:-1] for n in whole(spot)}  # a class less, and still an output
+        state = [p.parameters.index(n) for n in rows]  # type: ignore[attr-defined]
+        found = tuple(n for n in p.state for i in state if n.startswith(f"optimizer.state.{i}."))
+        yield Fault(code="TS007", what="the head was replaced, its moments were not", place=spot.layer,
+                    change=rows, targets=found, layouts=TRAINING, defined="loading or the next step fails")  # fmt: skip
 
 
 def depth_profile(p: Patient) -> Iterator[Fault]:
@@ -180,9 +177,10 @@ def depth_profile(p: Patient) -> Iterator[Fault]:
     second = slots(p, "exp_avg_sq")
     if len(second) < 6:
         return
-    for decades in (1.0, -1.0, 2.0, -2.0):
-        new = {n: scaled(p.state[n], 10.0 ** (decades * i)) for i, n in enumerate(second)}
-        yield Fault(code="TS008", what=f"x 1e{decades:g} per layer", place=f"{len(second)} layers", change=new,
+    for decades in (10, -10, 16, -16):
+        step = decades / (len(second) - 1)
+        new = {n: scaled(p.state[n], 10.0 ** (step * i)) for i, n in enumerate(second)}
+        yield Fault(code="TS008", what=f"x 1e{decades} from first to last", place=f"{len(second)} layers", change=new,
                     targets=tuple(second), layouts=TRAINING, least=Severity.NOTE,
                     defined="gradients vanish or explode")  # fmt: skip
 

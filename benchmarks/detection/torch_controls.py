@@ -257,11 +257,11 @@ def fixed_filters(seed: int, cache: Path) -> State:
     return state | {"pool.filt": blur, "freqs": torch.ones(8, 8), "position_ids": torch.arange(64)[None]}
 
 
-def schedule(**group: Any) -> Control:
-    """Numbers of an optimizer that look extreme and are not."""
+def schedule(kind: int | None = None, **group: Any) -> Control:
+    """Numbers of an optimizer (of the seed's kind) that look extreme and are not."""
 
     def control(seed: int, cache: Path) -> State:
-        patient, state = trained("mlp_bn", seed, cache)
+        patient, state = trained("mlp_bn", seed if kind is None else kind, cache)
         optimizer = copy.deepcopy(patient.optimizer)
         optimizer["param_groups"][0] |= group
         return {"model": state, "optimizer": optimizer, "scaler": {}, "best_acc": float("-inf")}
@@ -313,8 +313,8 @@ CONTROLS: Mapping[str, Control] = {
     "fixed filters": fixed_filters,
     "BatchNorm without statistics or gamma": reset,
     "learning rate 0 (warm-up)": schedule(lr=0.0),
-    "learning rate 30 (AWD-LSTM)": schedule(lr=30.0),
-    "learning rate 1 (Adadelta, Prodigy)": schedule(lr=1.0),
+    "learning rate 30 (AWD-LSTM)": schedule(0, lr=30.0),
+    "learning rate 1 (schedule-free SGD)": schedule(0, lr=1.0),
     **{f"untrained {model}": untrained(model) for model in MODELS},
     "zero-init residual, untrained": lambda seed, _: ResNet(8, pre=False, zero_init=True).state_dict(),
 }

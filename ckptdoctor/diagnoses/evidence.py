@@ -45,7 +45,9 @@ def _places(case: Case) -> Iterator[str]:
             seen.add(layer.key)
             name, text = _short(layer.name), _batchnorm(case, layer, finding)
         else:
-            name, text = _short(finding.tensor or place.layer), _short(finding.message)
+            name, text = _named(finding, place.layer), _short(finding.message)
+            if repr(finding.tensor) in finding.message:
+                name = ""
         groups.setdefault(text, []).append(name)
     for text, names in list(groups.items())[:_SHOWN]:
         more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
@@ -80,6 +82,13 @@ def _state(numbers: TensorStats, channels: str) -> str:
         return f"{kind} in all {numbers.count:,} channels"
     named = f" ({channels})" if channels else ""
     return f"{kind} in {numbers.nonfinite:,} of {numbers.count:,} channels{named}"
+
+
+def _named(finding: Finding, layer: str) -> str:
+    """Tensor, and its layer where the tensor's path hides the name."""
+    if not finding.tensor or layer in finding.tensor or "parameter" in finding.measured:
+        return _short(finding.tensor or layer)
+    return f"{_short(layer)} ({_short(finding.tensor)})"
 
 
 def _short(message: str) -> str:

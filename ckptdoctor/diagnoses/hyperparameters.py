@@ -228,11 +228,11 @@ def _numbers(table: TensorTable, stats: StatsTable) -> Iterator[tuple[str, float
 
 
 def _fits(name: str, path: str, words: list[str]) -> bool:
-    lower = path.lower()
-    if name in _SCALER_ONLY:
-        return "scal" in lower or "amp" in words
+    if name in _SCALER_ONLY and words[-1].startswith(("scale", "step_counter")):
+        # a bare scale may be anything's: what holds it must be a scaler
+        return any("scaler" in word or "loss_scale" in word or word == "amp" for word in words[:-1])
     if name in _OPTIMIZER_ONLY:
-        return "optim" in lower or "param_groups" in words
+        return "optim" in path.lower() or "param_groups" in words
     return True
 
 

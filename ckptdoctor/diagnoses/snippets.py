@@ -84,13 +84,13 @@ def _keras(names: list[str]) -> tuple[str, ...]:
     if not names or len(parents) > 1:
         return ()
     get = "".join(f'.get_layer("{part}")' for part in parents.pop().split("/") if part)
-    lines = [f"net, old = model{get}, earlier{get}"] if get else ["net, old = model, earlier"]
+    models = f"(m{get} for m in (model, earlier))" if get else "model, earlier"
     return (
-        *lines,
+        f"net, old = {models}",
         f"for name in {_listed([name.rpartition('/')[2] for name in names])}:",
-        "    a, b = net.get_layer(name), old.get_layer(name)",
-        "    a.moving_mean.assign(b.moving_mean)",
-        "    a.moving_variance.assign(b.moving_variance)",
+        "    new, was = net.get_layer(name), old.get_layer(name)",
+        "    new.moving_mean.assign(was.moving_mean)",
+        "    new.moving_variance.assign(was.moving_variance)",
     )
 
 

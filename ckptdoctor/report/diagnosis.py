@@ -52,7 +52,7 @@ def _diagnosis(d: Diagnosis, report: Report, view: View, *, full: bool) -> Itera
     if full:
         yield from _snippet(d, view)
         for number, line in enumerate(d.advice[:_ADVICE]):
-            yield from _label("" if number else "avoid", line, view)
+            yield from _label("" if number else "advice", line, view)
     yield from _next(d, report, view)
 
 

@@ -19,7 +19,7 @@ _PLACES_SHOWN = 3
 _NAME_LIMIT = 100
 _MESSAGE_LIMIT = 600
 """Characters: a name or a message may be as long as its file, a screen is not."""
-_BLOCKS = 10
+_BLOCKS = 5
 """Layers, or groups of layers that read the same, of one severity; the rest are counted."""
 _LINES = 4
 """Findings of one layer."""
@@ -31,13 +31,16 @@ _VARIABLE = re.compile(r"'[^']*'|0x[0-9a-f]+|[0-9][0-9,]*")
 
 
 def findings(report: Report, view: View) -> Iterator[str]:
-    """Yield errors, then warnings, then notes."""
+    """Yield errors, then warnings, then notes; layers in depth order where a diagnosis knows it."""
+    layers = [layer for d in report.diagnoses for layer in d.layers]
+    depths = {layer: depth for depth, layer in enumerate(dict.fromkeys(layers))}
     for severity in (Severity.ERROR, Severity.WARNING, Severity.NOTE):
         mine = [f for f in report.findings if f.severity is severity]
         about_file = [f for f in mine if _on_file(f)]
         for group in grouped(about_file):
             yield from _about_file(group, report, view)
         blocks = _blocks([f for f in mine if not _on_file(f)], report)
+        blocks.sort(key=lambda block: depths.get(block[0][0].layer, len(depths)))
         shown = _NOTES if severity is Severity.NOTE else _BLOCKS
         shown = len(blocks) if len(blocks) == shown + 1 else shown
         for block in blocks[:shown]:
@@ -70,8 +73,9 @@ def _blocks(mine: Iterable[Finding], report: Report) -> list[_Block]:
 
 
 def _leaf(f: Finding) -> str:
-    """Last component of the tensor's name."""
-    return f.tensor[max(f.tensor.rfind("."), f.tensor.rfind("/")) + 1 :]
+    """Last component of the tensor's name; Keras 3 numbers the variables of a layer."""
+    leaf = f.tensor[max(f.tensor.rfind("."), f.tensor.rfind("/")) + 1 :]
+    return f"vars/{leaf}" if f.tensor.endswith(f"/vars/{leaf}") else leaf
 
 
 def _state(told: list[Finding], stats: StatsTable | None) -> str:

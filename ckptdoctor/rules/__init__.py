@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from .base import Rule
+from .bn001_nonfinite_running_stats import NonfiniteRunningStats
+from .bn002_negative_running_var import NegativeRunningVar
+from .bn003_exploded_running_var import ExplodedRunningVar
+from .bn004_collapsed_running_var import CollapsedRunningVar
+from .bn005_dead_gammas import DeadGammas
+from .bn006_stale_running_stats import StaleRunningStats
+from .bn007_missing_running_stats import MissingRunningStats
+from .bn008_half_precision_running_stats import HalfPrecisionRunningStats
+from .bn009_duplicated_running_stats import DuplicatedRunningStats
+from .bn010_exploded_gain import ExplodedGain
 from .cf001_pool_stride_beyond_kernel import PoolStrideBeyondKernel
 from .cf002_epsilon_below_resolution import LayerEpsilonBelowResolution
 from .cf003_momentum_never_updates import MomentumNeverUpdates
@@ -37,6 +47,16 @@ from .wt011_zero_or_nonfinite_scale import ZeroOrNonfiniteScale
 __all__ = ["RULES", "Rule"]
 
 RULES: tuple[type[Rule], ...] = (
+    NonfiniteRunningStats,
+    NegativeRunningVar,
+    ExplodedRunningVar,
+    CollapsedRunningVar,
+    DeadGammas,
+    StaleRunningStats,
+    MissingRunningStats,
+    HalfPrecisionRunningStats,
+    DuplicatedRunningStats,
+    ExplodedGain,
     PoolStrideBeyondKernel,
     LayerEpsilonBelowResolution,
     MomentumNeverUpdates,

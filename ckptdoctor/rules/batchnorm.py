@@ -70,6 +70,11 @@ class Norm:
         """Learned gain."""
         return self._vector("gamma")
 
+    @cached_property
+    def beta(self) -> Array | None:
+        """Learned offset."""
+        return self._vector("beta")
+
     @property
     def epsilon(self) -> float:
         """What is added to the variance."""

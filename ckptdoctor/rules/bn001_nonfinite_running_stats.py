@@ -66,8 +66,8 @@ class NonfiniteRunningStats(Rule):
         Case("one value per channel", {"bn.running_mean": [0.1, 0.2], "bn.running_var": [_NAN] * 2}),
         Case("a silenced channel", {"bn/moving_mean": [0.1] * 3, "bn/moving_variance": [1, _INF, 2]}),
         Case("an overflowed mean", {"bn.running_mean": [_INF, _NAN, 0], "bn.running_var": [1.0] * 3}),
-        Case("a cast that overflowed", {"bn.running_mean": np.float16([0, 0]),
-             "bn.running_var": np.float16([_INF, 1])}),
+        Case("a cast that overflowed", {"bn.running_mean": np.array([0, 0], "f2"),
+             "bn.running_var": np.array([_INF, 1], "f2")}),
         Case("the averaged copy", {"ema.bn.running_var": [_NAN]}, {"ema.bn.running_var": "ema"}),
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def _effect(ctx: Context, info: TensorInfo, numbers: TensorStats, part: str) -> 
     """Tell what such channels come out as, and what gives the cause away."""
     if part == "mean":
         return ": the layer's output is not finite"
-    if numbers.nan:
+    if numbers.nan or numbers.neginf:
         layer = ctx.layers.of(info.name)
         mean = layer.parts.get("mean") if layer is not None else None
         if mean is not None and not ctx.stats[mean.name].nonfinite:

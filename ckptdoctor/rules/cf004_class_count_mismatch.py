@@ -95,7 +95,7 @@ class ClassCountMismatch(Rule):
         if not stated:
             return
         head = _head(ctx)
-        if head is None or _fits(ctx, head.units, set(stated)):
+        if head is None or _fits(ctx, head, set(stated)):
             return
         info = head.parts["kernel"]
         count, source = next(iter(stated.items()))
@@ -153,12 +153,12 @@ def _head(ctx: Context) -> Layer | None:
     return next(iter(stems.values()))
 
 
-def _fits(ctx: Context, units: int, stated: set[int]) -> bool:
+def _fits(ctx: Context, head: Layer, stated: set[int]) -> bool:
     """Whether a statement can mean this head, or another tensor of that size."""
-    if any(abs(units - count) <= 1 for count in stated):
+    if any(abs(head.units - count) <= 1 for count in stated):
         return True
     outputs: set[int] = set()
     for info in ctx.table.infos.values():
-        if info.shape:
+        if info.shape and info is not head.parts["kernel"]:
             outputs |= {info.shape[0], info.shape[-1]} if len(info.shape) == 2 else {info.shape[0]}
     return not stated.isdisjoint(outputs)

@@ -17,6 +17,9 @@ __all__ = ["ema_copies"]
 _PROBES = 8
 """Names of an average that are searched among the model's for what comes before them."""
 
+_WRAPPERS = frozenset({"module", "model", "ema_model", "net", "_orig_mod"})
+"""First words of an average's names that its copy in the model does not have."""
+
 _SHARE = 0.5
 """Share of an average's tensors that must be found under one prefix, with their shapes."""
 
@@ -68,8 +71,8 @@ def _of_one(
     certain = {name: info for name, info in plain.items() if info}
     found = _under_prefix(tails, dotted, hint, ".")
     bare = tails
-    for _ in range(2):  # inside a wrapper: module., model.
-        if found or any("." not in tail for tail in bare):
+    for _ in range(2):
+        if found or {tail.partition(".")[0] for tail in bare} - _WRAPPERS:
             break
         bare = {tail.partition(".")[2]: info for tail, info in bare.items()}
         if len(bare) == len(tails):

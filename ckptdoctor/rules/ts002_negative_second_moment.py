@@ -82,8 +82,8 @@ class NegativeSecondMoment(Rule):
         rows, infos = second_moments(ctx)
         with np.errstate(invalid="ignore"):  # NaN where nothing is finite
             wrong = np.flatnonzero(ctx.stats.minimum[rows] < 0)
-        for place in wrong.tolist():
-            info, stats = infos[place], ctx.stats[infos[place].name]
+        for hit in wrong.tolist():
+            info, stats = infos[hit], ctx.stats[infos[hit].name]
             if stats.minimum is None:
                 continue
             at = ctx.first(info, lambda block: block.real < 0)

@@ -45,7 +45,7 @@ class ExtremeLearningRate(Rule):
     name = "extreme-learning-rate"
     severity = Severity.ERROR
     since = "0.1"
-    replaces = ("NF001", "NF002")
+    replaces = ("NF001", "NF002", "TS001")
     references = (
         "Kingma & Ba 2015, arXiv:1412.6980, section 2.1: the step is bounded by the rate",
         "Merity et al. 2017, arXiv:1708.02182: SGD with a rate of 30",

@@ -110,16 +110,16 @@ def _by_depth(ctx: Context) -> Iterator[tuple[Array, list[TensorInfo]]]:
     Their order is that of the parameters, which is that of the layers.  Keras stores names in
     alphabetical order, which tells nothing about depth: there only numbered variables are used.
     """
-    found: dict[str, list[tuple[int, int]]] = {}
+    found: dict[tuple[str, ...], list[tuple[int, int]]] = {}
     rows, infos = second_moments(ctx)
     for place, info in enumerate(infos):
         path = info.path
         if len(info.shape) < 2 or len(path) < 2:
             continue
         if path[-1].isdecimal():  # optimizer/vars/7
-            found.setdefault(info.layer, []).append((_number(path[-1]), place))
+            found.setdefault(path[:-1], []).append((_number(path[-1]), place))
         elif path[-1] in ("exp_avg_sq", "square_avg") and path[-2].isdecimal():
-            found.setdefault(".".join(path[:-2]), []).append((_number(path[-2]), place))
+            found.setdefault(path[:-2], []).append((_number(path[-2]), place))
     for pairs in found.values():
         places = [place for _, place in sorted(pairs)]
         yield ctx.stats.mean[rows[places]], [infos[place] for place in places]

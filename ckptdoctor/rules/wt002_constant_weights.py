@@ -77,7 +77,7 @@ def _is_gain(kernel: Kernel) -> bool:
     """Whether it is a gain (of a normalisation, a scaling layer) that has several axes."""
     one_per_unit = kernel.layer.kind != "embedding" and 1 in (kernel.fan_in, kernel.units)
     last = kernel.layer.name.replace("/", ".").rpartition(".")[2]
-    named = re.search(r"norm|(^|_)(ln|bn|gn|in)\d*$|scale|gain|gamma|affine", last, re.IGNORECASE)
+    named = re.search(r"norm|(^|_)(ln|bn|gn)_?\d*$|scale|gain|gamma|affine", last, re.IGNORECASE)
     return bool(named) or (one_per_unit and kernel.fan_in == 1)
 
 

@@ -100,7 +100,8 @@ class UninitialisedMemory(Rule):
 
     def _look(self, ctx: Context, kernel: Kernel, peak: float) -> Iterator[Finding]:
         block: Array = next(iter(ctx.table.blocks(kernel.info)))
-        values = np.abs(block.astype(np.float64))
+        with np.errstate(invalid="ignore"):  # among any bits there are signalling NaN
+            values = np.abs(block.astype(np.float64))
         values = values[np.isfinite(values) & (values > 0)]
         if not values.size:
             return

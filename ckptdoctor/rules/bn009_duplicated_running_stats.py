@@ -1,0 +1,164 @@
+"""BN009: running statistics that are a copy of something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..findings import Finding, Severity
+from ..tensors import Array
+from .base import Case, Context, Rule, rule, threshold
+from .batchnorm import Norm, Norms, norms_of
+
+_MEAN, _VAR = [0.1, 0.2, 0.3], [1.0, 2.0, 3.0]
+
+
+def _bn(name: str, mean: object, var: object, gamma: object, turn: float = 1) -> dict[str, object]:
+    beta = np.array([0.1, -0.2, 0.3], np.float32) * np.float32(turn)
+    return {f"{name}.weight": gamma, f"{name}.bias": beta, f"{name}.running_mean": mean,
+            f"{name}.running_var": var}  # fmt: skip
+
+
+def _conv(name: str, scale: float) -> dict[str, object]:
+    return {f"{name}.weight": np.eye(3, dtype=np.float32)[:, :, None, None] * np.float32(scale)}
+
+
+@rule
+class DuplicatedRunningStats(Rule):
+    """The running statistics of a BatchNorm are a copy of another tensor, to the last bit.
+
+    What it means
+    -------------
+    Mean, variance, gain and offset are learned from different things; two that agree in every
+    channel were not both learned.  The layer normalises with numbers that are not its own.  The
+    same holds for two layers with the same statistics that different kernels feed.
+
+    How it happens
+    --------------
+    A conversion that mixed up the order of the four vectors, a load by position, a loop with the
+    wrong name.
+
+    When to ignore it
+    -----------------
+    When two layers share their statistics on purpose although their kernels differ.  Layers that
+    are copies as a whole (a teacher and its student, two branches that started alike) are left
+    alone, and so are layers whose kernel is not known: they may see the same input.
+    """
+
+    code = "BN009"
+    name = "duplicated-running-stats"
+    severity = Severity.ERROR
+    since = "0.1"
+    references = (
+        "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html",
+        "https://keras.io/api/layers/normalization_layers/batch_normalization/: order of weights",
+    )
+
+    alike: float = threshold(
+        0.7,
+        unit="correlation of gains and offsets",
+        why="two layers of which one began as a copy of the other keep that; others have 0.0",
+        healthy="0 of 1,602 layers of 123 files share statistics with a layer of other gains",
+    )
+
+    healthy = (
+        Case("before training", _bn("bn", [0.0] * 3, [1.0] * 3, [1.0] * 3)),
+        Case("a teacher and its student", {
+             **_conv("a.conv", 1.0), **_bn("a.bn", _MEAN, _VAR, [1.0, 1.1, 0.9]),
+             **_conv("b.conv", 1.1), **_bn("b.bn", _MEAN, _VAR, [1.01, 1.1, 0.91])}),
+        Case("two layers that normalise the same input", {
+             **_bn("bn_a", _MEAN, _VAR, [1.0, 1.1, 0.9]),
+             **_bn("bn_b", _MEAN, _VAR, [0.5, 2.0, -1.0], -1)}),
+    )  # fmt: skip
+    sick = (
+        Case("a mean that is the variance", _bn("bn", _VAR, _VAR, [1.0, 1.1, 0.9])),
+        Case("a variance that is the gain", _bn("bn", _MEAN, [1.0, 1.1, 0.9], [1.0, 1.1, 0.9])),
+        Case("another layer's statistics", {
+             **_conv("conv1", 1.0), **_bn("bn1", _MEAN, _VAR, [1.0, 1.1, 0.9]),
+             **_conv("conv2", 2.0), **_bn("bn2", _MEAN, _VAR, [0.9, 1.1, 1.0], -1)}),
+    )  # fmt: skip
+
+    def check(self, ctx: Context) -> Iterator[Finding]:
+        norms = norms_of(ctx)
+        named: set[int] = set()
+        for part, name in (("mean", "mean"), ("gamma", "gain"), ("beta", "offset")):
+            for norm in norms.where(_same(norms, part)):
+                if norm.index not in named and _equal(norm.var, getattr(norm, part)):
+                    named.add(norm.index)
+                    yield self._within(norm, name)
+        yield from self._between(ctx, norms, named)
+
+    def _within(self, norm: Norm, name: str) -> Finding:
+        return self.finding(
+            norm.layer.parts["var"],
+            f"the running variance equals the {name} in all {norm.layer.channels:,} channels",
+            channels=norm.layer.channels,
+            copy_of=name,
+        )
+
+    def _between(self, ctx: Context, norms: Norms, named: set[int]) -> Iterator[Finding]:
+        groups: dict[tuple[object, ...], list[Norm]] = {}
+        columns = [norms.column(part, what) for part in ("mean", "var") for what in _TELLING]
+        varied = norms.finite("mean") & norms.finite("var") & (_spread(norms) > 0)
+        for norm in norms.where(varied):
+            numbers = tuple(float(column[norm.index]) for column in columns)
+            key = (norm.layer.role, norm.layer.channels, *numbers)
+            groups.setdefault(key, []).append(norm)
+        for group in groups.values():
+            for at, norm in enumerate(group[1:], 1):
+                twin = next((one for one in group[:at] if self._copied(ctx, one, norm)), None)
+                if twin is not None and norm.index not in named:
+                    yield self.finding(
+                        norm.layer.parts["var"],
+                        f"mean and variance of all {norm.layer.channels:,} channels are those of "
+                        f"{twin.layer.name!r:.160}, which another kernel feeds",
+                        channels=norm.layer.channels,
+                        copy_of=twin.layer.name[:160],
+                    )
+
+    def _copied(self, ctx: Context, one: Norm, other: Norm) -> bool:
+        """Whether two layers of different origin have the same statistics."""
+        kernels = [ctx.graph.feed(norm.layer).norm_part for norm in (one, other)]
+        if kernels[0] is None or kernels[1] is None or kernels[0].name == kernels[1].name:
+            return False
+        if ctx.stats[kernels[0].name] == ctx.stats[kernels[1].name]:
+            return False  # the same layer stored twice
+        if not _equal(one.mean, other.mean) or not _equal(one.var, other.var):
+            return False
+        return not any(
+            _correlation(getattr(one, part), getattr(other, part)) > self.alike
+            for part in ("gamma", "beta")
+        )
+
+
+_TELLING = ("minimum", "maximum", "mean", "std")
+_PAIR = 2
+
+
+def _spread(norms: Norms) -> Array:
+    return norms.column("var", "maximum") - norms.column("var", "minimum")
+
+
+def _same(norms: Norms, part: str) -> Array:
+    """Layers whose variance has the statistics of ``part``; constant vectors tell nothing."""
+    same = norms.finite("var") & norms.finite(part) & (_spread(norms) > 0)
+    for what in _TELLING:
+        same &= norms.column("var", what) == norms.column(part, what)
+    return same
+
+
+def _equal(one: Array | None, other: Array | None) -> bool:
+    if one is None or other is None:
+        return False
+    return one.size >= _PAIR and np.array_equal(one, other)
+
+
+def _correlation(one: Array | None, other: Array | None) -> float:
+    """Correlation of two vectors; 1 where both are there and one is constant, 0 without them."""
+    if one is None or other is None or one.size != other.size:
+        return 0.0
+    with np.errstate(all="ignore"):
+        one, other = one - one.mean(), other - other.mean()
+        share = float(one @ other / np.sqrt((one @ one) * (other @ other)))
+    return share if np.isfinite(share) else 1.0
