@@ -5,6 +5,7 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -226,7 +227,9 @@ def test_page_as_markdown():
 
 
 def test_page_is_no_wider_than_a_person_reads():
-    assert max(map(len, page_text(SAMPLE, 300).splitlines())) <= 100
+    long = replace(SAMPLE, summary="ab" + " a" * 1000)
+    for width, used in ((80, 80), (100, 100), (300, 100)):
+        assert max(map(len, page_text(long, width).splitlines())) == used
 
 
 def test_settings_and_titles_are_marked():
@@ -250,6 +253,9 @@ def test_tables_link_and_escape():
     assert catalog.table_markdown([SAMPLE], "docs/").splitlines()[2] == (
         "| [ZZ001](docs/ZZ001.md) | sample | warning | A thing with `code` in it |"
     )
+    long = replace(SAMPLE, summary="ab" + " a" * 100)
+    assert max(map(len, catalog.table_text([long], 52).splitlines())) == 52
+    assert max(map(len, catalog.table_text([long], 10).splitlines())) == 23 + 2 + 24
     assert catalog.table_text([SAMPLE], 200).splitlines() == [
         "code   name    severity  what it is",
         "-----  ------  --------  ----------",

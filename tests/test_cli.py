@@ -45,7 +45,7 @@ def sound(tmp_path):
 
 @pytest.fixture
 def sick(tmp_path):
-    return write(tmp_path / "sick.safetensors", {"w": SOUND, "bn.running_var": NAN})
+    return write(tmp_path / "sick.safetensors", {"w": SOUND, "bn.values": NAN})
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ def test_mistake_gets_a_suggestion():
         (("NF001",), ("NF",), True),
         (("NF",), ("NF",), False),
         ((), ("NF",), False),
+        ((), ("N",), False),
         ((), ("BN",), True),
     ],
 )
@@ -115,7 +116,7 @@ def test_name_of_two_rules_is_refused_and_selects_both(monkeypatch):
     [
         ("ratio", 5.5),
         ("ratio", 7),
-        ("ratio", -1e308),
+        ("ratio", -1.7976931348623157e308),
         ("ratio", 1.7976931348623157e308),
         ("least", 4),
     ],

@@ -7,7 +7,7 @@ One table.  A row is shown when the diagnosis is one of its ``patterns`` or name
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..results import Cause
 from . import observations as see
@@ -20,8 +20,7 @@ _MOST = 4
 """Rows of one diagnosis: more is a list, not advice."""
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
+class Advice(NamedTuple):
     """One row.
 
     Parameters

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from ..findings import Finding, Severity
 from .facts import Facts
@@ -90,8 +90,7 @@ Text = str | Callable[[Case], str]
 """A sentence, or what makes one of a case."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """A command to copy: words after ``ckptdoctor``, and what it shows and exits with.
 
     ``{file}`` among the words is the checkpoint.
@@ -101,8 +100,7 @@ class Command:
     tells: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pattern:
+class Pattern(NamedTuple):
     """A row of the table of illnesses.
 
     Parameters

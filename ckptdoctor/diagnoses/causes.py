@@ -7,7 +7,7 @@ the alternatives, ``low`` where it is possible and worth ruling out.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..results import Cause
 from . import observations as see
@@ -19,8 +19,7 @@ __all__ = ["CAUSES", "CauseRow", "causes_of"]
 _ORDER = {"high": 0, "medium": 1, "low": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class CauseRow:
+class CauseRow(NamedTuple):
     """A cause in words, and its test: confidence and observation, None where it is ruled out."""
 
     name: str

@@ -36,6 +36,8 @@ class Facts:
     def __init__(self, context: Context, findings: Sequence[Finding], file: str) -> None:
         self.ctx, self.findings, self.file = context, findings, file
         self._row = {name: row for row, name in enumerate(context.table.infos)}
+        # asked again and again by patterns, causes and evidence; the findings outlive this object
+        self._places: dict[int, Place] = {}
 
     @cached_property
     def settings(self) -> Settings:
@@ -102,6 +104,12 @@ class Facts:
 
     def place_of(self, finding: Finding) -> Place:
         """Depth of the layer that a finding is about, else its row in the table."""
+        place = self._places.get(id(finding))
+        if place is None:
+            place = self._places[id(finding)] = self._place(finding)
+        return place
+
+    def _place(self, finding: Finding) -> Place:
         # the optimizer's tensors are numbered: the parameter they belong to has a name
         tensor = str(finding.measured.get("parameter", finding.tensor))
         layer = self.ctx.layers.of(tensor)

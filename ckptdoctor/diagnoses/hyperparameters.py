@@ -36,7 +36,7 @@ _OPTIMIZER_ONLY = {"rate", "first_rate", "epsilon", "weight_decay", "momentum", 
 _SCALER_ONLY = {"scale", "since_skip"}
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False)
 class Settings:
     """What a checkpoint says about its training run; None or empty where it says nothing.
 

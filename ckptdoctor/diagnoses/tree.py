@@ -8,8 +8,7 @@ gradients, weights by the step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from .facts import Facts
 
@@ -20,8 +19,7 @@ Key = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(NamedTuple):
     """Where it went wrong, and the observation that says so."""
 
     key: Key

@@ -44,12 +44,12 @@ def overflow(case: Case) -> Told | None:
     settings = case.facts.settings
     upstream, infinite = see.exploded_upstream(case), see.infinite_statistics(case)
     if not settings.mixed:
-        grown = upstream or infinite
         absent = "nothing in the file says that float16 took part"
-        return ("medium", see.listed([grown, absent])) if grown else ("low", absent)
-    said = [settings.mixed, settings.skipped, upstream or infinite, "every weight is finite"]
+        return ("medium", see.listed([upstream, absent])) if upstream else ("low", absent)
+    sound = "" if case.facts.bad["weights"] else "every weight is finite"
+    said = [settings.mixed, settings.skipped, upstream or infinite, sound]
     # the three together are shown by the file: float16, a forward pass out of range, no update
-    sure = bool(upstream or infinite)
+    sure = bool(sound and (upstream or infinite))
     return "high" if sure else "medium", see.listed(said)
 
 
@@ -67,7 +67,7 @@ def nonfinite_input(case: Case) -> Told | None:
 
 
 def unnormalised(case: Case) -> Told | None:
-    """The first BatchNorm shows the scale of the input."""
+    """See the scale of the input at the first BatchNorm."""
     scale = see.input_scale(case)
     if scale:
         return "medium", scale
@@ -113,7 +113,7 @@ def exploded(case: Case) -> Told | None:
 
 
 def cast(case: Case) -> Told | None:
-    """A type that cannot hold the values."""
+    """Overflow of a cast leaves Inf and no NaN."""
     kinds = see.narrow_types(case)
     if not kinds:
         told = case.of_code("BN008")
@@ -169,12 +169,12 @@ def averaged(case: Case) -> Told | None:
 
 
 def reset(_: Case) -> Told | None:
-    """The state of a reset."""
+    """Nothing speaks for it, nothing against it."""
     return "low", "a reset without forward passes afterwards leaves exactly this"
 
 
 def constant_input(case: Case) -> Told | None:
-    """Some channels without variance."""
+    """Channels that never vary are few, not whole layers."""
     if not case.codes & {"BN004", "BN010"}:
         return None
     whole, layers = see.zero_variances(case)
@@ -243,12 +243,12 @@ def transient(case: Case) -> Told | None:
 
 
 def interrupted(case: Case) -> Told | None:
-    """Data that is declared and not there."""
+    """See data that is declared and not there."""
     if "CK004" in case.codes:
         return "high", "declared data is not in the file"
     return "medium", "what the file lists is not there"
 
 
 def scale(case: Case) -> Told | None:
-    """What the rule about the scale saw."""
+    """Repeat what the rule about the scale saw."""
     return "high", "; ".join(finding.message for finding in case.of_code("TS005")[:1])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..layers import Layer
 from ..tensors import LayerConfig
 from .feeds import Feed
-from .kernels import feeding_axes, is_kernel
+from .kernels import fit, is_kernel
 
 __all__ = ["HOW", "config_feeds"]
 
@@ -208,5 +208,5 @@ def _said(config: LayerConfig) -> str:
 
 def _feed(origin: _Origin, channels: int) -> Feed:
     kernel = origin.kernel
-    axes = (feeding_axes(kernel, channels) or kernel.unit_axes) if kernel is not None else ()
+    axes = (fit(kernel, channels).axes or kernel.unit_axes) if kernel is not None else ()
     return Feed(kernel, origin.source, origin.why, origin.through, axes, channels)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from ..layers import Layer
-from ..tensors import TensorInfo
 
-__all__ = ["feeding_axes", "is_kernel", "takes"]
+__all__ = ["NO_FIT", "Fit", "fit", "is_kernel"]
 
-_KERNELS = frozenset({"conv", "dense", "weightnorm", "spectralnorm", "quantised", "lora"})
-_TRANSPOSED = r"de_?conv|transpose|(?<![a-z])conv_?t(?![a-z])|(?<![a-z])t_?conv|up_?conv|conv_?up"
+_KERNELS = frozenset({"conv", "dense", "weightnorm", "spectralnorm", "quantised"})
+_TRANSPOSED = (
+    r"de_?conv|transpose|(?<![a-z])conv_?t(?![a-z])|(?<![a-z])t_?conv|(?<![a-z])up_?conv|conv_?up"
+)
 
 
 def is_kernel(layer: Layer) -> bool:
@@ -18,61 +20,73 @@ def is_kernel(layer: Layer) -> bool:
     return layer.kind in _KERNELS
 
 
-def feeding_axes(layer: Layer, channels: int) -> tuple[int, ...] | None:
-    """Axes of a kernel that count its outputs, if those are ``channels``; None if they are not.
+class Fit(NamedTuple):
+    """How a kernel and so many channels go together.
 
-    A transposed convolution has its inputs where an ordinary one has its outputs; unless its
-    class is stored, the axis of the right size decides, and the ordinary one wins a draw.
+    Parameters
+    ----------
+    axes
+        Of the kernel that count outputs, if those are as many; else empty.
+    sure
+        False where only a transposed convolution has them there, and nothing says it is one.
+    takes
+        Whether its inputs may be as many: then a BatchNorm may stand before it instead.
+    grouped
+        Whether its inputs are as many only if it is a grouped convolution.
     """
-    info = _weights(layer)
-    if info is None:
-        return None
-    if "pointwise" in layer.parts:
-        return layer.unit_axes if layer.parts["pointwise"].shape[-1] == channels else None
-    shape, rank = info.shape, len(info.shape)
-    options = _options(layer, rank)
-    for axes in options:
-        count = 1
-        for axis in axes:
-            count *= shape[axis]
-        if count == channels:
-            return axes
-    return None
+
+    axes: tuple[int, ...]
+    sure: bool
+    takes: bool
+    grouped: bool = False
 
 
-def _options(layer: Layer, rank: int) -> list[tuple[int, ...]]:
-    """List the sets of axes that may be outputs, the likeliest first."""
-    if rank < 2:
-        return []
-    name = f"{layer.class_name} {layer.name}".lower()
-    known = bool(layer.class_name)
-    hinted = re.search(_TRANSPOSED, name) is not None
-    ordinary: list[tuple[int, ...]] = [(0,)]
-    transposed: list[tuple[int, ...]] = [(1,)]
-    if layer.keras:
-        if "depthwise" in name:
-            return [(rank - 2, rank - 1)]
-        ordinary, transposed = [(rank - 1,)], [(rank - 2,)]
-        if not known and rank > 2:
-            ordinary.append((rank - 2, rank - 1))
-    if rank == 2:
-        return ordinary
-    if hinted:
-        return transposed + ([] if known else ordinary)
-    return ordinary + ([] if known else transposed)
+NO_FIT = Fit((), sure=False, takes=False)
 
 
-def takes(layer: Layer, channels: int) -> bool:
-    """Whether a kernel can have that many inputs: then a BatchNorm may stand before it."""
-    info = _weights(layer)
-    if info is None or len(info.shape) < 2:
-        return False
-    shape = info.shape
-    if layer.keras:
-        return shape[-2] == channels
-    return shape[1] == channels or (shape[1] == 1 and shape[0] == channels)
+def fit(layer: Layer, channels: int) -> Fit:
+    """Compare a kernel's outputs and inputs with a number of channels.
 
-
-def _weights(layer: Layer) -> TensorInfo | None:
+    A transposed convolution of torch has its inputs where an ordinary one has its outputs.  Its
+    class tells them apart, or its name, or a bias; without those the axis of the right size may
+    be either.
+    """
     parts = layer.parts
-    return parts.get("kernel") or parts.get("v") or parts.get("g")
+    info = parts.get("kernel") or parts.get("v")
+    if info is None or len(info.shape) < 2:
+        return NO_FIT
+    shape, rank = info.shape, len(info.shape)
+    if "pointwise" in parts:
+        outputs = parts["pointwise"].shape[-1] == channels
+        return Fit(layer.unit_axes if outputs else (), outputs, shape[-2] == channels)
+    if layer.keras:
+        usual, other = rank - 1, rank - 2
+    else:
+        usual, other = 0, 1
+    usual_axes, told = layer.unit_axes, _told(layer, shape[usual], shape[other])
+    if len(usual_axes) > 1 or (layer.keras and shape[usual] == 1 and rank > 2):  # depthwise
+        both = (rank - 2, rank - 1)
+        outputs = shape[-2] * shape[-1] == channels
+        return Fit(both if outputs else (), outputs, shape[-2] == channels)
+    if told == "transposed":
+        outputs = shape[other] == channels
+        return Fit((other,) if outputs else (), outputs, shape[usual] == channels)
+    takes = shape[other] == channels or (shape[other] == 1 and shape[usual] == channels)
+    if shape[usual] == channels:
+        groups = channels // shape[other] if rank > 2 and shape[other] > 1 else 1
+        grouped = groups > 1 and groups * shape[other] == channels
+        return Fit((usual,), sure=True, takes=takes, grouped=grouped)
+    if told == "ordinary" or rank == 2 or shape[other] != channels:
+        return Fit((), sure=False, takes=takes)
+    return Fit((other,), sure=False, takes=takes)
+
+
+def _told(layer: Layer, usual: int, other: int) -> str:
+    """Say what class, name or bias tell about a kernel: ``transposed``, ``ordinary`` or nothing."""
+    class_name = layer.class_name.lower()
+    if class_name:
+        return "transposed" if "transpose" in class_name else "ordinary"
+    bias = layer.parts.get("bias")
+    if bias is not None and usual != other and bias.size in (usual, other):
+        return "ordinary" if bias.size == usual else "transposed"
+    return "transposed" if re.search(_TRANSPOSED, layer.name.lower()[-60:]) else ""

@@ -19,18 +19,19 @@ _NETS = (
 )
 """First words of names that begin a net of its own, with an input of its own."""
 
-_RANKS: tuple[tuple[str, int], ...] = (
-    (
-        r"(input|in|data|pre)_?(bn|norm|batch_?norm).*|(bn|norm|batch_?norm)_?(0|in|input|data|cont)",
-        0,
-    ),
-    (r"(conv_?)?stem.*|.*patch_embed.*|embed(ding)?s?|.*pre_?net|conv0|conv_in|.*first.*", 1),
-    (r"encoder.*|enc|backbone|features|down.*|trunk|body", 2),
-    (r"neck|decoder.*|dec|up_.*|up\d*|ups", 4),
-    (r"(final|last|post|out)_?(bn|norm).*|bn|norm|bn_?(final|last|out|post)", 5),
-    (r"(.*_)?(head|fc|classifier|output|out|logits|predictions?|final|last|top)s?(_?\d+)?", 6),
+_RANKS = (
+    r"(input|in|data|pre)_?(bn|norm|batch_?norm).*|(bn|norm|batch_?norm)_?(0|in|input|data|cont)",
+    r"(conv_?)?stem.*|.*pre_?net|conv0|(in_?)?(conv_?)?in|inc|.*first.*",
+    r".*patch_embed.*|embed(ding)?s?",
+    r"encoder.*|enc|backbone|features|trunk|body",
+    "",
+    r"bottle_?neck|bridge|middle|mid(_?block)?s?|cent(er|re)|neck",
+    r"decoder.*|dec|up_.*|up\d*|ups",
+    r"(final|last|post|out)_?(bn|norm).*|bn|norm|bn_?(final|last|out|post)",
+    r"(.*_)?(head|fc|classifier|output|out|outc|logits|predictions?|final|last|top)s?(_?\d+)?",
 )
-"""Words that tell where in a net something stands; 3 is for all others."""
+_USUAL = _RANKS.index("")
+"""Words that tell where in a net something stands, from the input on; all others have the empty one."""
 
 
 def split(name: str) -> list[str]:
@@ -96,15 +97,13 @@ def natural_key() -> Callable[[str], tuple[object, ...]]:
 
     def component(word: str) -> tuple[object, ...]:
         if word.isascii() and word.isdigit():
-            return (3, 0, int(word[:18]), word)
+            return (_USUAL, 0, int(word[:18]), word)
         found = [
             (0, int(part[:18]), part) if part[0] in "0123456789" else (1, 0, part)
             for part in re.findall(r"[0-9]+|[^0-9]+", word[:200].replace("preact", "0"))
         ]
-        rank = next(
-            (rank for words, rank in _RANKS if re.fullmatch(words, word[:40], re.IGNORECASE)), 3
-        )
-        return (rank, 1, found, word)
+        ranks = (rank for rank, words in enumerate(_RANKS) if words and _is(words, word))
+        return (next(ranks, _USUAL), 1, found, word)
 
     def key(name: str) -> tuple[object, ...]:
         parts = []
@@ -116,3 +115,7 @@ def natural_key() -> Callable[[str], tuple[object, ...]]:
         return tuple(parts)
 
     return key
+
+
+def _is(words: str, word: str) -> bool:
+    return re.fullmatch(words, word[:40], re.IGNORECASE) is not None

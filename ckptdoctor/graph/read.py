@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..layers import Layer, Layers
 from ..tensors import TensorTable
@@ -19,7 +19,7 @@ __all__ = ["read_graph"]
 FILE = "the file's order"
 NATURAL = "the names' natural order"
 _INPUT_NORM = (
-    r"(?i)(.*[._/])?((input|in|data)_?(bn|norm|batch_?norm)|(bn|norm)_?(0|in|input|data|cont))"
+    r"(?i)(.*[._/])?((input|in|data)_?(bn|norm|batch_?norm)|(bn|norm)_?(in|input|data|cont))"
 )
 
 
@@ -79,9 +79,9 @@ def _from_names(table: TensorTable, layers: Sequence[Layer], sorted_names: bool 
         ordered = sorted(net, key=lambda layer: key(layer.name)) if sorted_names else net
         found: dict[str, Feed] = {}
         if any(layer.kind == "batchnorm" for layer in net):
-            found = name_feeds(ordered, in_order=not sorted_names, sequences=sequences)
+            found, ahead = name_feeds(ordered, in_order=not sorted_names, sequences=sequences)
             if sorted_names:
-                ordered = _behind_kernels(ordered, found)
+                ordered = _beside_kernels(ordered, found, ahead)
             first |= _first(ordered, found, trusted=not sorted_names)
         feeds |= found
         order += [layer.key for layer in ordered]
@@ -120,19 +120,24 @@ def _sequences(table: TensorTable) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def _behind_kernels(ordered: Sequence[Layer], feeds: dict[str, Feed]) -> list[Layer]:
-    """Put each BatchNorm right behind the kernel that feeds it."""
+def _beside_kernels(
+    ordered: Sequence[Layer], feeds: Mapping[str, Feed], ahead: Mapping[str, str]
+) -> list[Layer]:
+    """Put each BatchNorm right behind the kernel that feeds it, else before the one it feeds."""
     behind: dict[str, list[Layer]] = {}
+    before: dict[str, list[Layer]] = {}
     for layer in ordered:
         feed = feeds.get(layer.key)
         if feed is not None and feed.kernel is not None:
             behind.setdefault(feed.kernel.key, []).append(layer)
-    moved = {layer.key for group in behind.values() for layer in group}
+        elif layer.key in ahead:
+            before.setdefault(ahead[layer.key], []).append(layer)
+    moved = {layer.key for near in (behind, before) for group in near.values() for layer in group}
     return [
         each
         for layer in ordered
         if layer.key not in moved
-        for each in (layer, *behind.get(layer.key, ()))
+        for each in (*before.get(layer.key, ()), layer, *behind.get(layer.key, ()))
     ]
 
 
@@ -143,34 +148,35 @@ def _first(ordered: Sequence[Layer], feeds: dict[str, Feed], *, trusted: bool) -
     out so many, sees the input too: nets with several branches.
     """
     first: set[str] = set()
-    kernels: list[Layer] = []
     outputs: set[int] = set()
     normalised = False
     taken = 0
     for layer in ordered:
         if is_kernel(layer):
-            kernels.append(layer)
             taken = taken or _inputs(layer)
             outputs.add(layer.units)
         elif layer.kind == "batchnorm":
             feed = feeds[layer.key]
-            kernel = feed.kernel
-            if (
-                kernel is None
-                and feed.source == "unknown"
-                and ((not kernels and trusted) or re.fullmatch(_INPUT_NORM, layer.name))
-                and layer.channels not in outputs
-            ):
+            alone = trusted and not taken
+            named = re.fullmatch(_INPUT_NORM, layer.name[-200:]) and layer.channels not in outputs
+            if feed.source == "unknown" and (alone or named):
                 feeds[layer.key] = feed._replace(source="input", how="no kernel stands before it")
                 first.add(layer.key)
-            elif not normalised:
-                first.add(layer.key)
-            elif kernel and _inputs(kernel) == taken and 1 < taken <= 4 and taken not in outputs:
+            if not normalised or (feed.kernel and _branches(feed.kernel, taken, outputs)):
                 first.add(layer.key)
             normalised = True
-        elif layer.kind in ("norm", "normalization", "embedding", "recurrent", "attention"):
+        elif layer.kind in _NORMALISING:
             normalised = True
     return first
+
+
+_NORMALISING = frozenset({"norm", "normalization", "embedding", "recurrent", "attention"})
+"""Behind them, how large the numbers are says nothing about the model's input."""
+
+
+def _branches(kernel: Layer, taken: int, outputs: set[int]) -> bool:
+    """Whether a kernel sees the model's input: images and points have two to four channels."""
+    return 1 < taken <= 4 and taken not in outputs and _inputs(kernel) == taken
 
 
 def _inputs(layer: Layer) -> int:

@@ -11,6 +11,9 @@ from ..findings import Finding, Severity
 from ..tensors import LayerConfig
 from .base import Case, Context, Rule, rule
 
+MOST = 1 << 31
+"""A window or stride that large is none; a pickle can hold integers of any length."""
+
 _POOL = "MaxPooling2D"
 
 
@@ -101,8 +104,6 @@ def _axes(settings: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]
     stride = _ints(settings.get("strides", settings.get("stride")))
     spread = _ints(settings.get("dilation", 1))
     rank = max(len(window), len(stride), len(spread))
-    if not window or not stride or not spread:
-        return (), ()
     if any(len(axes) not in (1, rank) for axes in (window, stride, spread)):
         return (), ()
     window, stride, spread = (
@@ -114,7 +115,7 @@ def _axes(settings: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]
 def _ints(value: object) -> tuple[int, ...]:
     """Read a number or a short list of them, as either framework stores it."""
     axes = value if isinstance(value, tuple) else (value,)
-    return axes if all(type(axis) is int and 0 < axis < 1 << 31 for axis in axes) else ()
+    return axes if all(type(axis) is int and axis < MOST for axis in axes) else ()
 
 
 def _shown(axes: tuple[int, ...]) -> str:

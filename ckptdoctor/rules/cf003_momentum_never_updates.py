@@ -76,7 +76,11 @@ class MomentumNeverUpdates(Rule):
             return
         for layer in ctx.layers.batchnorms:
             config = layer.config
-            if config is None or config.momentum is None or not config.settings.get("trainable", 1):
+            if (
+                config is None
+                or config.momentum is None
+                or config.settings.get("trainable") is False
+            ):
                 continue
             stuck = config.momentum >= 1 if layer.keras else config.momentum <= 0
             info = layer.parts.get("var") or layer.parts.get("mean")

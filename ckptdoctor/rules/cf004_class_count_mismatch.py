@@ -98,14 +98,15 @@ class ClassCountMismatch(Rule):
         if head is None or _fits(ctx, head, set(stated)):
             return
         info = head.parts["kernel"]
-        count, source = next(iter(stated.items()))
+        count, path = next(iter(stated.items()))
+        source = path[:120]
         yield self.finding(
             info,
-            f"{head.units:,} outputs, but {source[:120]} speaks of {count:,} classes",
+            f"{head.units:,} outputs, but {source} speaks of {count:,} classes",
             limit="no statement within one of the head's outputs",
             outputs=head.units,
             classes=count,
-            source=source[:200],
+            source=source,
         )
 
     def _single(self, ctx: Context) -> Iterator[Finding]:

@@ -23,14 +23,11 @@ _KINDS = {
          "spectralnorm", "quantised")
     )
 }  # fmt: skip
-_NARROW, _EMA = 1 << 20, 1 << 21
-_FLOATS = {
-    **dict.fromkeys(("float16", "float32", "float64", "bfloat16"), 0),
-    **dict.fromkeys(
-        ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e4m3",
-         "float8_e3m4"), _NARROW
-    ),
-}  # fmt: skip
+_WIDE = frozenset(("float16", "float32", "float64", "bfloat16"))
+_EIGHT_BITS = frozenset(
+    ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e4m3",
+     "float8_e3m4")
+)  # fmt: skip
 
 
 class Kernel(NamedTuple):
@@ -77,8 +74,11 @@ class Kernels:
         # parallel lists: 50,000 tuples would cost more in garbage collection than all the rest
         self._layers: list[Layer] = []
         self._parts: list[str] = []
-        rows, biases, kinds, units, sizes = self._gather(ctx)
+        rows, biases, kinds, units, sizes, wide, ema = self._gather(ctx)
         self._kinds = np.asarray(kinds, np.int64)
+        self.wide = np.asarray(wide, np.bool_)
+        """Not of eight bits: those keep their scale elsewhere."""
+        self.ema = np.asarray(ema, np.bool_)
         self.units = np.asarray(units, np.int64)
         self.size = np.asarray(sizes, np.float64)
         self.fan_in = np.where(self.of("embedding"), 1.0, self.size / np.maximum(1, self.units))
@@ -100,13 +100,15 @@ class Kernels:
             self.body = self.rms * np.sqrt(np.maximum(0, 1 - share))
 
     def _gather(self, ctx: Context) -> tuple[list[int], ...]:
-        """List row, row of the bias (or -1), kind, units and size of every kernel."""
+        """List row, row of the bias (or -1), kind, units, size and flags of every kernel."""
         row_of = {name: row for row, name in enumerate(ctx.stats)}
         rows: list[int] = []
         biases: list[int] = []
         kinds: list[int] = []
         units: list[int] = []
         sizes: list[int] = []
+        wide: list[int] = []
+        ema: list[int] = []
         for layer in ctx.layers.all:
             code = _KINDS.get(layer.kind)
             if code is None:
@@ -116,8 +118,9 @@ class Kernels:
                 if part not in _PARTS:
                     continue
                 name, dtype, shape, role = info.name, info.dtype, info.shape, info.role
-                flags = _FLOATS.get(dtype)
-                if flags is None or len(shape) < 2 or 0 in shape or info.encoding != "plain":
+                if dtype not in _WIDE and dtype not in _EIGHT_BITS:
+                    continue
+                if len(shape) < 2 or 0 in shape or info.encoding != "plain":
                     continue
                 if (part == "v") != (layer.kind == "weightnorm"):
                     continue  # the vectors of a spectral norm
@@ -131,27 +134,17 @@ class Kernels:
                 self._layers.append(layer)
                 self._parts.append(part)
                 rows.append(row_of[name])
-                kinds.append(code | flags | (_EMA if role == "ema" else 0))
+                kinds.append(code)
+                wide.append(dtype in _WIDE)
+                ema.append(role == "ema")
                 units.append(shape[-1] if "/" in name else shape[0])
                 sizes.append(prod(shape))
-        return rows, biases, kinds, units, sizes
+        return rows, biases, kinds, units, sizes, wide, ema
 
     def of(self, *kinds: str) -> Array:
         """Mask of the kernels of these kinds."""
         wanted = sum(_KINDS[kind] for kind in kinds)
         mask: Array = self._kinds & wanted > 0
-        return mask
-
-    @property
-    def wide(self) -> Array:
-        """Mask of those not of eight bits, which keep their scale elsewhere."""
-        mask: Array = self._kinds & _NARROW == 0
-        return mask
-
-    @property
-    def ema(self) -> Array:
-        """Mask of those of the EMA."""
-        mask: Array = self._kinds & _EMA > 0
         return mask
 
     def where(self, screen: Array) -> Iterator[tuple[int, Kernel]]:

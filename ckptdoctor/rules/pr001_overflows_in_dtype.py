@@ -10,7 +10,7 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..tensors import TensorInfo
 from .base import Case, Context, Rule, rule
-from .precision import SERVED, Narrow, is_float, target
+from .precision import SERVED, Narrow, is_float, magnitude, target
 
 _EXACT = 65519.0  # the last integer below 65520 that rounds to float16's largest value
 
@@ -82,21 +82,22 @@ class OverflowsInDtype(Rule):
 
     def _told(self, ctx: Context, info: TensorInfo, kind: Narrow) -> Finding:
         stats = ctx.stats[info.name]
-        low, high = stats.minimum or 0.0, stats.maximum or 0.0
+        largest = magnitude(stats)
         count = _beyond(ctx, info, kind)
-        masks = not kind.overflows(abs(high)) and _masks(ctx, info)
+        negative = stats.maximum != largest
+        masks = stats.maximum is not None and not kind.overflows(stats.maximum)
         message = (
             f"{count:,} of {stats.count:,} elements become {kind.beyond} in {kind.name}, "
-            f"the largest is {high if high > -low else low:.6g}"
+            f"the largest is {-largest if negative else largest:.6g}"
         )
         return self.finding(
             info,
             message,
-            severity=Severity.WARNING if masks else Severity.ERROR,
+            severity=Severity.WARNING if masks and _masks(ctx, info) else Severity.ERROR,
             limit=f"{kind.name} ends at {kind.largest:.6g}",
             elements=stats.count,
             overflows=count,
-            largest=max(high, -low),
+            largest=largest,
             cast_to=kind.name,
             keep_float32=True,
         )

@@ -11,7 +11,18 @@ from ..findings import Finding, Severity
 from ..layers import Layer
 from ..tensors import Array, TensorInfo
 from .base import Case, Context, Rule, rule, threshold
-from .precision import NARROW, SERVED, Counts, Narrow, count_low, half, is_float, of_types, target
+from .precision import (
+    NARROW,
+    SERVED,
+    Counts,
+    Narrow,
+    count_low,
+    half,
+    is_float,
+    magnitude,
+    of_types,
+    target,
+)
 
 MOST = 1024
 """Tensors whose values are read at most, the smallest first: 30 ms where all are suspect."""
@@ -134,8 +145,7 @@ class UnderflowsInDtype(Rule):
             size = np.hypot(stats.mean, stats.std)
             small: Array = (size > 0) & (size < self.reach * of_types(ctx, low))
         hits = np.flatnonzero(small)
-        if hits.size > MOST:
-            small[hits[np.argsort(size[hits], kind="stable")[MOST:]]] = False
+        small[hits[np.argsort(size[hits], kind="stable")[MOST:]]] = False
         return small
 
     def _cast(self, ctx: Context, kind: Narrow) -> Iterator[Finding]:
@@ -148,8 +158,8 @@ class UnderflowsInDtype(Rule):
                 continue
             counts = count_low(ctx, info, kind)
             if counts.low >= self.share * counts.nonzero > 0:
-                largest = max(-(stats.minimum or 0.0), stats.maximum or 0.0)
-                severity = Severity.ERROR if largest <= kind.step / 2 else Severity.WARNING
+                erased = magnitude(stats) <= kind.step / 2
+                severity = Severity.ERROR if erased else Severity.WARNING
                 yield self._told(info, kind, counts, severity, "become")
 
     def _told(

@@ -10,7 +10,7 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..tensors import TensorInfo
 from .base import Case, Context, Rule, rule, threshold
-from .precision import NARROW, SERVED, Narrow, half, is_float, sample, target
+from .precision import NARROW, SERVED, Narrow, half, is_float, magnitude, sample, target
 
 _CLAMPED = [[448.0, -448.0, 448.0, 3.0], [448.0, 448.0, -448.0, 1.0]]
 
@@ -84,7 +84,7 @@ class SaturatedValues(Rule):
         for info, stats in ctx.where(np.isin(size, list(ends))):
             if info.role not in SERVED or not is_float(info):
                 continue
-            largest = max(-(stats.minimum or 0.0), stats.maximum or 0.0)
+            largest = magnitude(stats)
             for kind in (NARROW.get(info.dtype), asked):
                 if kind is not None and kind.largest == largest:
                     yield from self._told(ctx, info, kind)

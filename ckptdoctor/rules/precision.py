@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
+from ..measure.stats import TensorStats
 from ..tensors import Array, TensorInfo
 from .base import Context
 
@@ -22,6 +23,7 @@ __all__ = [
     "Narrow",
     "half",
     "is_float",
+    "magnitude",
     "of_types",
     "sample",
     "target",
@@ -131,6 +133,12 @@ def target(name: str) -> Narrow | None:
 def is_float(info: TensorInfo) -> bool:
     """Whether a cast of the model reaches this tensor: real numbers, plainly stored."""
     return info.encoding == "plain" and info.kind.kind == "float"
+
+
+def magnitude(stats: TensorStats) -> float:
+    """Largest finite value but for its sign; 0 where there is none."""
+    ends = (stats.minimum, stats.maximum)
+    return max((abs(end) for end in ends if end is not None), default=0.0)
 
 
 def of_types(ctx: Context, column: Mapping[str, float]) -> npt.NDArray[np.float64]:

@@ -117,8 +117,8 @@ class EpsilonBelowResolution(Rule):
 
 def _in_group(info: TensorInfo, group: Group) -> bool:
     """Whether a group's epsilon is the one for this tensor; Keras has one for all."""
-    if not group.optimizer:
-        return "/" in info.name or "param_groups" in group.prefix
+    if "/" in info.name or "/" in group.prefix:
+        return "/" in info.name and "/" in group.prefix
     return ".".join(info.path[:-3]) == group.optimizer and (
         not group.parameters or info.path[-2] in group.parameters
     )

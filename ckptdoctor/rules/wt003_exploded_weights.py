@@ -110,7 +110,7 @@ class ExplodedWeights(Rule):
 
     def _found(self, kernel: Kernel, gain: float, ratio: float, peak: float) -> Finding:
         certain = gain > self.gain and kernel.layer.kind != "embedding"
-        beside = f", {ratio:.3g} times the median of the other kernels" if ratio > 1 else ""
+        beside = f", {ratio:.3g} times the median of the other kernels" if ratio else ""
         crossed = self.gain if gain > self.gain else self.steep
         return self.finding(
             kernel.info,

@@ -138,10 +138,7 @@ class VanishedLayer(Rule):
 
 def _first(ctx: Context, kernel: Kernel) -> bool:
     """Whether it is the first kernel of the model, as far as the order is known."""
-    depth = ctx.graph.depth(kernel.layer)
-    return not any(
-        other.layer.role == kernel.layer.role
-        and other.layer.kind != "embedding"
-        and ctx.graph.depth(other.layer) < depth
-        for _, other in kernels_of(ctx).where(kernels_of(ctx).size > 0)
-    )
+    kernels, depth = kernels_of(ctx), ctx.graph.depth(kernel.layer)
+    same = kernels.ema if kernel.info.role == "ema" else ~kernels.ema
+    others = kernels.where(same & ~kernels.of("embedding"))
+    return not any(ctx.graph.depth(other.layer) < depth for _, other in others)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..findings import Finding, Severity
+from ..tensors import Array
 from .base import Case, Context, Rule, rule, threshold
 from .kernels import Kernel, Kernels, kernels_of, trained
 
@@ -31,18 +32,12 @@ class _Law(NamedTuple):
     edge: float
 
 
-def _hash(count: int, seed: int) -> list[float]:
-    """Reproducible numbers in (-1, 1) that look uniform, for cases."""
-    return [math.modf((i + 1) * 0.6180339887498949 + seed * 0.37)[0] * 2 - 1 for i in range(count)]
+def _even(bound: float) -> Array:
+    """Weights spread evenly over a range, for cases."""
+    return np.linspace(-bound, bound, 1024, dtype=np.float32).reshape(32, 32)
 
 
-def _grid(units: int, fan_in: int, scale: float, seed: int = 0) -> list[list[float]]:
-    flat = [scale * x for x in _hash(units * fan_in, seed)]
-    return [flat[i * fan_in : (i + 1) * fan_in] for i in range(units)]
-
-
-def _peaked(units: int, fan_in: int, seed: int) -> list[list[float]]:
-    return [[2 * x * abs(x) for x in row] for row in _grid(units, fan_in, 1.0, seed)]
+_MOVED = {f"l{i}.weight": _even(1) ** 3 for i in range(4)}
 
 
 @rule
@@ -79,17 +74,14 @@ class UntrainedLayer(Rule):
     )
     healthy = (
         Case("a model in which everything is new",
-             {f"l{i}.weight": _grid(32, 32, 1 / math.sqrt(32), i) for i in range(4)}),
-        Case("a model in which everything has moved",
-             {f"l{i}.weight": _peaked(32, 32, i) for i in range(4)}),
+             {f"l{i}.weight": _even(1 / math.sqrt(32)) for i in range(4)}),
+        Case("a model in which everything has moved", _MOVED),
     )  # fmt: skip
     sick = (
         Case("a head with torch's default initialisation",
-             {**{f"l{i}.weight": _peaked(32, 32, i) for i in range(4)},
-              "head.weight": _grid(32, 32, 1 / math.sqrt(32))}),
+             {**_MOVED, "head.weight": _even(1 / math.sqrt(32))}),
         Case("a head with Glorot's",
-             {**{f"l{i}/kernel": _peaked(32, 32, i) for i in range(4)},
-              "head/kernel": _grid(32, 32, math.sqrt(6 / 64)), "head/bias": [0.0] * 32}),
+             {"head/kernel": _even(math.sqrt(6 / 64)), "head/bias": [0.0] * 32, **_MOVED}),
     )  # fmt: skip
 
     least_elements: int = threshold(

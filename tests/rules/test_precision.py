@@ -168,6 +168,15 @@ def test_share_of_small_values_decides_and_zeros_do_not_count():
     assert finding.severity is Severity.WARNING
     assert finding.measured == {"nonzero": count, "low": enough, "vanishing": 0}
     assert finding.message == "50% of 10 nonzero values are subnormal in float16"
+    wide = {low: weights(count, low).astype(np.float32) for low in (enough - 1, enough)}
+    assert found(RULE2, {"fc.weight": wide[enough - 1]}, "float16") == ()
+    assert found(RULE2, {"fc.weight": wide[enough]}, "float16")
+
+
+def test_thresholds_are_those_that_were_measured():
+    assert (RULE2.share, RULE2.reach, RULE2.gain) == (0.5, 16, 0.25)
+    assert (RULE3.share, RULE3.ties) == (0.05, 4)
+    assert (precision.PIECES, precision.PIECE, pr002_underflows_in_dtype.MOST) == (8, 4096, 1024)
 
 
 @pytest.mark.parametrize(("name", "normal"), [(kind.name, kind.low) for kind in NARROW.values()])
@@ -282,6 +291,8 @@ def test_variance_without_epsilon_or_above_half_a_step():
         assert bool(findings) == sick
     arrays, layers = bn([0, 1], 0.0)
     assert found(RULE2, arrays, "float8_e4m3fn", layers=layers) == ()
+    arrays = {"bn.running_mean": np.float32([0, 1e-8])}
+    assert found(RULE2, arrays, "float8_e4m3fn", layers=layers) == ()
     arrays, layers = bn([NAN, NAN], 1e-5)
     assert found(RULE2, arrays, "float8_e4m3fn", layers=layers) == ()
 
@@ -316,6 +327,14 @@ def test_large_tensor_is_judged_by_a_sample_from_start_to_end(big):
     assert len(pieces) == precision.PIECES
     (finding,) = RULE2.check(context)
     assert finding.measured["low"] == 2
+
+
+@pytest.mark.parametrize(("dtype", "cast_to"), [("float16", ""), ("float32", "float16")])
+def test_sample_of_zeros_says_nothing(dtype, cast_to):
+    values = np.zeros((2, 1 << 16), dtype)
+    values[0, 5000] = 1e-6
+    table = in_file(values)
+    assert list(RULE2.check(Context(table, measure(table).stats, cast_to=cast_to))) == []
 
 
 def test_tensor_as_large_as_a_sample_is_read_whole():

@@ -1,5 +1,6 @@
 """Training-state rules beyond their cases: every limit from both sides, every layout by name."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -14,7 +15,12 @@ from ckptdoctor.rules.ema_copies import ema_copies
 from ckptdoctor.rules.nf001_nan_values import NanValues
 from ckptdoctor.rules.nf002_inf_values import InfValues
 from ckptdoctor.rules.nf003_masked_infinities import MaskedInfinities
-from ckptdoctor.rules.optimizer_slots import is_second_moment, owners_of, second_moments
+from ckptdoctor.rules.optimizer_slots import (
+    is_second_moment,
+    model_parameters,
+    owners_of,
+    second_moments,
+)
 from ckptdoctor.rules.training_state import COMPLETE_BELOW, groups_of
 from ckptdoctor.rules.ts001_nonfinite_optimizer_state import NonfiniteOptimizerState
 from ckptdoctor.rules.ts002_negative_second_moment import NegativeSecondMoment
@@ -25,6 +31,7 @@ from ckptdoctor.rules.ts006_diverged_ema_copy import DivergedEmaCopy
 from ckptdoctor.rules.ts007_optimizer_model_mismatch import OptimizerModelMismatch
 from ckptdoctor.rules.ts008_gradient_depth_profile import GradientDepthProfile
 from ckptdoctor.rules.ts009_nonfinite_loop_state import NonfiniteLoopState
+from ckptdoctor.sources import Extent
 from ckptdoctor.tensors import TensorInfo, TensorTable
 
 NAN, INF = float("nan"), float("inf")
@@ -59,6 +66,20 @@ def zeros(*shape):
 
 
 # limits from both sides
+
+
+def test_limits_are_those_that_were_measured():
+    limits = {
+        f"{rule.code}.{field.name}": field.default
+        for rule in TS
+        for field in dataclasses.fields(rule)
+    }
+    assert limits == {
+        "TS003.adaptive_warning": 1, "TS003.adaptive_error": 10, "TS003.plain_warning": 100,
+        "TS003.plain_error": 1000, "TS004.ratio": 1, "TS005.smallest": 1, "TS006.ratio": 100,
+        "TS006.floor": 10, "TS007.matching": 0.5, "TS008.span": 1000, "TS008.order": 0.8,
+        "TS008.layers": 6,
+    }  # fmt: skip
 
 
 def rate(value, **settings):
@@ -115,7 +136,7 @@ def test_learning_rate_tells_how_far_it_ran():
         ({0: np.int64(3), 1: np.float32(1e4), 2: zeros(2)}, True),
         ({0: np.int64(3), 1: np.float32(1e4)}, True),
         ({0: np.int64(3), 1: np.float32(0.1), 2: zeros(2)}, False),
-        ({0: np.int64(3), 1: np.float32(-1.0), 2: np.float32(1.0)}, False),
+        ({0: np.int64(3), 1: np.float32(-1.0), 2: np.float32(1.0), 3: zeros(2)}, False),
         ({0: np.float32(3), 1: np.float32(1e4), 2: zeros(2)}, False),
         ({0: np.int64(3), 1: np.float32([1e4, 1e4]), 2: zeros(2)}, False),
     ],
@@ -352,6 +373,9 @@ def test_negative_second_moment_names_its_place():
     tensors = {"optimizer.state.0.exp_avg_sq": np.float32([[1, 2], [3, -4]])}
     (finding,) = found(NegativeSecondMoment(), tensors)
     assert finding.message == "second moments go down to -4, the first negative one at [1, 1]"
+    tensors = {"optimizer.state.0.exp_avg_sq": np.float32([0, -4])}
+    (finding,) = found(NegativeSecondMoment(), tensors)
+    assert finding.message == "second moments go down to -4, the first negative one at [1]"
     (finding,) = found(NegativeSecondMoment(), {"optimizer.state.0.exp_avg_sq": np.float32(-1)})
     assert finding.message == "second moments go down to -1"
 
@@ -396,6 +420,30 @@ def test_owner_is_unknown_where_two_tensors_fit():
     slot = {"optimizer.state.0.exp_avg": zeros(2, 2)}
     assert owners_of(context_of(twice | slot)) == {}
     assert owners_of(context_of(twice | {"optimizer.state.0.exp_avg": zeros(9)})) == {}
+
+
+def test_place_among_listed_parameters_tells_equal_shapes_apart():
+    model = {f"model.{n}.weight": zeros(2, 2) for n in "abcd"}
+    numbers = {OPT + f"params.{n}": n for n in range(4)}
+    slot = {"optimizer.state.2.exp_avg": zeros(2, 2)}
+    assert owners_of(context_of(model | slot, numbers)) == {("optimizer", "2"): "model.c.weight"}
+    numbers[OPT + "params.4"] = 4
+    assert owners_of(context_of(model | slot, numbers)) == {}
+
+
+def test_tied_weights_are_one_parameter():
+    def tied(storage, length):
+        table = table_of({"model.a": zeros(2), "model.b": zeros(2), "model.c": zeros(2)})
+        infos = {
+            name: info._replace(storage=storage, extent=Extent(None, 0, length[i]))
+            for i, (name, info) in enumerate(table.infos.items())
+        }
+        table = dataclasses.replace(table, infos=infos)
+        context = Context(table, measure(table_of({n: zeros(2) for n in infos})).stats)
+        return [info.name for info in model_parameters(context)]
+
+    assert tied("s", [8, 8, 4]) == ["model.a", "model.c"]
+    assert tied("", [8, 8, 4]) == ["model.a", "model.b", "model.c"]
 
 
 def test_nonfinite_state_names_its_parameter():
@@ -475,8 +523,9 @@ def test_copies_prefer_the_container_of_the_same_name():
         {"model.f.c": FINE, "model.fc": FINE, "model_ema.f_c": FINE},
         {"model.fc.weight": FINE, "ema.shadow_params.0": FINE, "ema.shadow_params.1": FINE},
         {"ema.fc.weight": FINE},
+        {"xfc.weight": FINE, "ema.fc.weight": FINE},
     ],
-    ids=["shape", "name", "share", "dots", "count", "alone"],
+    ids=["shape", "name", "share", "dots", "count", "alone", "middle-of-a-word"],
 )
 def test_copies_are_not_guessed(tensors):
     assert dict(ema_copies(context_of(tensors))) == {}
