@@ -1,6 +1,6 @@
 """Change one comparison or constant at a time and see whether a test dies.
 
-    python -m benchmarks.mutants 'ckptdoctor/rules/*.py' -- tests/rules tests/test_catalog.py
+    python -m benchmarks.mutants 'ckptdoctor/rules/*.py' --tests tests/rules tests/test_catalog.py
 
 Every mutant runs the named tests in a forked process that imports the mutated source instead of
 the file: nothing on disk changes.  Printed are the survivors and the share that died.
@@ -162,7 +162,7 @@ def died(mutant: Mutant, tests: list[str], seconds: float) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", nargs="+", help="files or patterns; tests after --")
+    parser.add_argument("files", nargs="+", help="files or patterns")
     parser.add_argument("--tests", nargs="+", default=["tests"])
     parser.add_argument("--sample", type=int, help="this many mutants, chosen by seed 0")
     parser.add_argument("--timeout", type=float, default=60)

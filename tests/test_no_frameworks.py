@@ -15,6 +15,8 @@ SICK = str(FOLDER / "sick/bn001-overflow-skipped-step.h5")
 COMMANDS = {
     "inspect": (["inspect", SICK, "--format", "json"], 1),
     "formats": (["formats"], 0),
+    "rules": (["rules"], 0),
+    "explain": (["explain", "NF001"], 0),
 }
 OPTIONS = {"version": (["--version"], 0), "help": (["--help"], 0)}
 

@@ -63,8 +63,9 @@ def test_every_tensor_can_be_read_and_has_the_size_it_states(row: Expected):
 
 
 @pytest.mark.parametrize("suffix", ["h5", "weights.h5", "keras", "pt", "safetensors"])
-def test_the_founding_case_names_the_layer_whose_statistics_are_lost(suffix: str):
+def test_the_founding_case_names_cause_and_symptom(suffix: str):
     report = ckptdoctor.inspect(FOLDER / f"sick/bn001-overflow-skipped-step.{suffix}")
-    blamed = {f.layer for f in report.findings if f.severity is Severity.ERROR}
-    assert len(blamed) == 1
-    assert blamed.pop().endswith("post_bn")
+    blamed = {f.layer.rpartition("/")[2].rpartition(".")[2]: f.code for f in report.findings}
+    assert blamed == {"conv5_block3_2_bn": "BN003", "post_bn": "BN001"}
+    (diagnosis,) = report.diagnoses
+    assert diagnosis.suspect.endswith("conv5_block3_2_bn")

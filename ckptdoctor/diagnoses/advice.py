@@ -32,7 +32,7 @@ class Advice(NamedTuple):
     causes, patterns
         What calls for it.
     because
-        The observation that makes it fit, empty where it does not; where None, that of the cause.
+        The observation that makes it fit, empty where it does not; where None, the cause is one.
     """
 
     key: str
@@ -44,18 +44,13 @@ class Advice(NamedTuple):
 
 def advice_for(case: Case, pattern: str, causes: Sequence[Cause]) -> tuple[str, ...]:
     """Rows that the evidence of a diagnosis calls for, each with that evidence."""
-    likely = {
-        cause.name: cause.observation
-        for cause in causes
-        if cause is causes[0] or cause.confidence != "low"
-    }
+    likely = [cause.name for cause in causes if cause is causes[0] or cause.confidence != "low"]
     found = []
     for row in ADVICE:
-        called = [name for name in row.causes if name in likely]
+        called = [name for name in likely if name in row.causes]
         if pattern not in row.patterns and not called:
             continue
-        seen = likely[called[0]] if called else causes[0].observation if causes else ""
-        because = row.because(case) if row.because else seen
+        because = row.because(case) if row.because else f"against {(called or [pattern])[0]}"
         if because:
             found.append(f"{row.text} ({because})")
     return tuple(found[:_MOST])
@@ -179,7 +174,7 @@ ADVICE: tuple[Advice, ...] = (
            causes=("unnormalised-input", "huge-sample"), patterns=("bn-input-scale",)),
     Advice("serve-the-same-scale", "Serve with the scaling of training: the statistics hold for inputs "
            "that look the same", patterns=("bn-input-scale",),
-           because=see.input_scale),
+           because=_always("the first BatchNorm implies a large one")),
     Advice("no-batch-of-one", "Never normalise a batch of one: drop_last=True (Keras: "
            "drop_remainder=True), GroupNorm or LayerNorm for small batches",
            causes=("batch-of-one",)),

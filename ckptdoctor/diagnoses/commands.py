@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
+from ..findings import Severity
 from ..shell import quoted
 from .case import Case, Command
 
@@ -27,19 +29,28 @@ def gate(purpose: str, code: int, why: str, *more: str) -> Command:
 
 
 def inspect_layers(case: Case) -> Command:
-    """Command that lists the tensors of the affected layers, or judges by their codes alone."""
-    exits = f"Exit code {case.facts.exit_code()}."
-    keys = []
-    for tensor in case.tensors:
-        layer = case.facts.layer(tensor)
-        keys.append(_glob(layer.key if layer is not None else "", tensor))
-    globs = list(dict.fromkeys(keys))
-    if len(globs) <= _GLOBS and all(len(glob) <= _LONGEST for glob in globs):
+    """Command that lists the tensors of the affected layers, or judges by their codes alone.
+
+    A case of warnings fails on warnings, so that its exit code tells as well.
+    """
+    limit = case.severity
+    fails = ("--fail-on", "warning") if limit is Severity.WARNING else ()
+    globs = list(dict.fromkeys(_globs(case)))
+    if 0 < len(globs) <= _GLOBS and all(len(glob) <= _LONGEST for glob in globs):
         picked = [word for glob in globs for word in _option("--tensor", glob)]
-        words = ("inspect", "{file}", *picked, "--tensors", "all")
-        return Command(words, f"Lists every tensor of these layers. {exits}")
-    codes = ",".join(sorted({finding.code for finding in case.findings}))
-    return Command(("inspect", "{file}", "--select", codes), f"Lists just these findings. {exits}")
+        words = ("inspect", "{file}", *picked, "--tensors", "all", *fails)
+        return Command(words, "Lists every tensor of these layers. Exit code 1.")
+    codes = ",".join(sorted({f.code for f in case.findings if f.severity >= limit}))
+    words = ("inspect", "{file}", "--select", codes, *fails)
+    return Command(words, "Lists just these findings. Exit code 1.")
+
+
+def _globs(case: Case) -> Iterator[str]:
+    """Yield a pattern for each affected layer that has tensors in the table."""
+    for tensor in case.tensors:
+        if case.facts.info(tensor) is not None:
+            layer = case.facts.layer(tensor)
+            yield _glob(layer.key if layer is not None else "", tensor)
 
 
 def _option(name: str, value: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ __all__ = ["evidence_of"]
 
 _SHOWN = 3
 """Groups of layers that are described; the rest are counted."""
-_MESSAGE = 120
+_MESSAGE = 160
 """Characters of a finding's message: the report lists it in full."""
 
 
@@ -94,7 +94,10 @@ def _named(finding: Finding, layer: str) -> str:
 def _short(message: str) -> str:
     cut = message.find(";")
     message = message if cut < 0 else message[:cut]
-    return message if len(message) <= _MESSAGE else message[: _MESSAGE - 3] + "..."
+    if len(message) <= _MESSAGE:
+        return message
+    space = message.rfind(" ", _MESSAGE // 2, _MESSAGE - 3)
+    return message[: space if space > 0 else _MESSAGE - 3] + "..."
 
 
 def _finite(case: Case, layer: Layer, finding: Finding) -> str:

@@ -12,7 +12,16 @@ from ..layers import Layer
 from ..tensors import Array, TensorInfo
 from .base import Context
 
-__all__ = ["MAX_CHANNELS", "Norm", "Norms", "Reference", "channel_list", "norms_of", "per_channel"]
+__all__ = [
+    "MAX_CHANNELS",
+    "Norm",
+    "Norms",
+    "Reference",
+    "channel_list",
+    "norms_of",
+    "per_channel",
+    "short",
+]
 
 MAX_CHANNELS = 1 << 20
 """Longest vector that is read whole; a larger one is no BatchNorm that anybody runs."""
@@ -239,6 +248,17 @@ def channel_list(mask: Array, most: int = 8) -> str:
     at = np.flatnonzero(mask).tolist()
     shown = ", ".join(str(i) for i in at[:most])
     return f"{shown} and {len(at) - most:,} more" if len(at) > most else shown
+
+
+def short(number: float) -> str:
+    """Write a number with the digits that a person reads.
+
+    Examples
+    --------
+    >>> [short(x) for x in (0.00123, 0.5, 12.3, 4532.1, 123456.0, 4.6e8)]
+    ['0.0012', '0.5', '12', '4,532', '123,456', '4.6e+08']
+    """
+    return f"{number:,.0f}" if 100 <= abs(number) < 1e6 else f"{number:.2g}"
 
 
 def _readable(info: TensorInfo) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..findings import Finding, Severity
 from ..layers import Layer
+from ..tensors import TensorInfo
 from .base import Case, Context, Rule, rule, threshold
 from .batchnorm import norms_of
 from .precision import NARROW, Narrow, target
@@ -70,11 +71,8 @@ class HalfPrecisionRunningStats(Rule):
     )  # fmt: skip
 
     def check(self, ctx: Context) -> Iterator[Finding]:
+        yield from self._stored(ctx)
         kind = target(ctx.cast_to)
-        for layer in ctx.layers.batchnorms:
-            stored = self._stored(ctx, layer)
-            if stored is not None:
-                yield stored
         if kind is None:
             return
         norms = norms_of(ctx)
@@ -84,24 +82,44 @@ class HalfPrecisionRunningStats(Rule):
             for norm in norms.where(beyond):
                 yield self._cast(ctx, norm.layer, part, kind)
 
-    def _stored(self, ctx: Context, layer: Layer) -> Finding | None:
-        info = layer.parts.get("var")
-        kind = NARROW.get(info.dtype) if info is not None else None
-        if info is None or kind is None or info.encoding != "plain":
-            return None
-        largest = ctx.stats[info.name].maximum
-        message = f"{info.size:,} variances in {info.dtype}"
-        severity = Severity.NOTE
-        if largest is not None:
-            message += f", the largest {largest:.4g} of at most {kind.largest:.4g}"
+    def _stored(self, ctx: Context) -> Iterator[Finding]:
+        """One note for all layers of a type, a warning for each that is near its end."""
+        groups: dict[tuple[str, str], list[TensorInfo]] = {}
+        for layer in ctx.layers.batchnorms:
+            info = layer.parts.get("var")
+            if info is None or info.encoding != "plain" or info.dtype not in NARROW:
+                continue
+            kind = NARROW[info.dtype]
+            largest = ctx.stats[info.name].maximum or 0.0
             if largest > self.near * kind.largest:
-                severity = Severity.WARNING
+                message = f"variances up to {largest:.4g} in {info.dtype}, which is near its end"
+                yield self._told(info, message, Severity.WARNING, kind, largest, 1)
+            else:
+                groups.setdefault((info.role, info.dtype), []).append(info)
+        for (_, dtype), infos in groups.items():
+            largest = max(ctx.stats[info.name].maximum or 0.0 for info in infos)
+            others = (
+                f"this and {len(infos) - 1:,} more layers have" if infos[1:] else "this layer has"
+            )
+            message = f"{others} variances in {dtype}, the largest is {largest:.4g}"
+            yield self._told(infos[0], message, Severity.NOTE, NARROW[dtype], largest, len(infos))
+
+    def _told(
+        self,
+        info: TensorInfo,
+        message: str,
+        severity: Severity,
+        kind: Narrow,
+        largest: float,
+        layers: int,
+    ) -> Finding:
         return self.finding(
             info,
             message,
             severity=severity,
-            limit=f"{info.dtype} ends at {kind.largest:.6g}",
+            limit=f"{kind.name} ends at {kind.largest:.6g}",
             channels=info.size,
+            layers=layers,
             largest=largest,
         )
 

@@ -107,29 +107,38 @@ class DuplicatedRunningStats(Rule):
             groups.setdefault(key, []).append(norm)
         for group in groups.values():
             for at, norm in enumerate(group[1:], 1):
-                twin = next((one for one in group[:at] if self._copied(ctx, one, norm)), None)
-                if twin is not None and norm.index not in named:
-                    yield self.finding(
-                        norm.layer.parts["var"],
-                        f"mean and variance of all {norm.layer.channels:,} channels are those of "
-                        f"{twin.layer.name!r:.160}, which another kernel feeds",
-                        channels=norm.layer.channels,
-                        copy_of=twin.layer.name[:160],
-                    )
+                if norm.index in named:
+                    continue
+                twins = ((one, self._copied(ctx, one, norm)) for one in group[:at])
+                twin, severity = next((found for found in twins if found[1]), (norm, None))
+                if severity is not None:
+                    yield self._twin(norm, twin, severity)
 
-    def _copied(self, ctx: Context, one: Norm, other: Norm) -> bool:
-        """Whether two layers of different origin have the same statistics."""
-        kernels = [ctx.graph.feed(norm.layer).norm_part for norm in (one, other)]
-        if kernels[0] is None or kernels[1] is None or kernels[0].name == kernels[1].name:
-            return False
-        if ctx.stats[kernels[0].name] == ctx.stats[kernels[1].name]:
-            return False  # the same layer stored twice
-        if not _equal(one.mean, other.mean) or not _equal(one.var, other.var):
-            return False
-        return not any(
-            _correlation(getattr(one, part), getattr(other, part)) > self.alike
-            for part in ("gamma", "beta")
+    def _twin(self, norm: Norm, twin: Norm, severity: Severity) -> Finding:
+        fed = ", which another kernel feeds" if severity is Severity.ERROR else ""
+        return self.finding(
+            norm.layer.parts["var"],
+            f"mean and variance of all {norm.layer.channels:,} channels are those of "
+            f"{twin.layer.name!r:.160}{fed}",
+            severity=severity,
+            channels=norm.layer.channels,
+            copy_of=twin.layer.name[:160],
         )
+
+    def _copied(self, ctx: Context, one: Norm, other: Norm) -> Severity | None:
+        """How sure it is that two layers of different origin have the same statistics."""
+        kernels = [ctx.graph.feed(norm.layer).norm_part for norm in (one, other)]
+        known = [ctx.stats[info.name] for info in kernels if info is not None]
+        if not known or (len(known) > 1 and known[0] == known[1]):
+            return None  # they may see the same input, or be one layer stored twice
+        if not _equal(one.mean, other.mean) or not _equal(one.var, other.var):
+            return None
+        alike = [
+            _correlation(getattr(one, part), getattr(other, part)) for part in ("gamma", "beta")
+        ]
+        if min(alike) > self.alike:
+            return None
+        return Severity.ERROR if len(known) > 1 else Severity.WARNING
 
 
 _TELLING = ("minimum", "maximum", "mean", "std")
@@ -155,9 +164,9 @@ def _equal(one: Array | None, other: Array | None) -> bool:
 
 
 def _correlation(one: Array | None, other: Array | None) -> float:
-    """Correlation of two vectors; 1 where both are there and one is constant, 0 without them."""
+    """Correlation of two vectors; 1 where it cannot be told, so that the other pair decides."""
     if one is None or other is None or one.size != other.size:
-        return 0.0
+        return 1.0
     with np.errstate(all="ignore"):
         one, other = one - one.mean(), other - other.mean()
         share = float(one @ other / np.sqrt((one @ one) * (other @ other)))

@@ -9,7 +9,7 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..tensors import Array
 from .base import Case, Context, Rule, rule, threshold
-from .batchnorm import Norm, channel_list, norms_of
+from .batchnorm import Norm, channel_list, norms_of, short
 
 
 @rule
@@ -102,11 +102,11 @@ class ExplodedGain(Rule):
         if not bad.any():
             return None
         largest, gain = float(gamma.max()), float(effective.max())
-        message = (
-            f"{int(bad.sum()):,} of {gamma.size:,} gains ({channel_list(bad)}) reach {largest:.4g}"
-        )
-        if gain > 0:
-            message += f": amplified up to {gain:,.4g} times"
+        message = f"{int(bad.sum()):,} of {gamma.size:,} gains ({channel_list(bad)}) reach "
+        if gain > self.effective:
+            message += f"{short(largest)} and amplify up to {short(gain)} times"
+        else:
+            message += f"{short(largest)}, where trained ones are about 1"
         return self.finding(
             norm.layer.parts["gamma"],
             message,

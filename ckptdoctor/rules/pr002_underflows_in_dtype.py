@@ -124,6 +124,7 @@ class UnderflowsInDtype(Rule):
                 yield finding
         for finding in self._stored(ctx):
             if finding.tensor not in seen:
+                seen.add(finding.tensor)
                 yield finding
 
     def _stored(self, ctx: Context) -> Iterator[Finding]:
@@ -137,6 +138,15 @@ class UnderflowsInDtype(Rule):
                 carries = info.role == "optimizer" or _carries(ctx, info)
                 severity = Severity.WARNING if carries else Severity.NOTE
                 yield self._told(info, kind, counts, severity, "are")
+        # one channel's variance is not small beside another's
+        for layer in ctx.layers.batchnorms:
+            variance = layer.parts.get("var")
+            if variance is None or variance.dtype not in NARROW or not is_float(variance):
+                continue
+            kind = NARROW[variance.dtype]
+            counts = count_low(ctx, variance, kind)
+            if counts.low >= self.share * counts.nonzero > 0:
+                yield self._told(variance, kind, counts, Severity.NOTE, "are")
 
     def _small(self, ctx: Context, low: Mapping[str, float]) -> Array:
         """Mask of the tensors whose values are near ``low`` of their dtype, or below it."""

@@ -73,8 +73,8 @@ class AllZeroWeights(Rule):
         kernels = kernels_of(ctx)
         zero = (kernels.minimum == 0) & (kernels.maximum == 0) & kernels.finite
         for _, kernel in kernels.where(zero & (kernels.size >= self.least_elements)):
-            if kernel.layer.kind == "weightnorm":
-                continue  # a direction without length: WT007
+            if kernel.layer.kind in ("weightnorm", "spectralnorm"):
+                continue  # NaN, not zeros: WT007
             severity, why = _judge(ctx, kernel)
             size = kernel.info.size
             message = f"all {size:,} weights are zero: {why}"

@@ -140,7 +140,9 @@ def _message(
 def _body(ctx: Context, info: TensorInfo, above: float) -> float:
     """Root mean square of the first block without what is larger than ``above``."""
     block: Any = next(iter(ctx.table.blocks(info))).astype(np.float64)
-    return float(np.sqrt(np.mean(np.square(block), where=np.abs(block) <= above)))
+    rest = block[np.abs(block) <= above]
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.mean(np.square(rest)))) if rest.size else 0.0
 
 
 def _original(value: float, dtype: str, body: float) -> float | None:
@@ -153,7 +155,8 @@ def _original(value: float, dtype: str, body: float) -> float | None:
     stored = np.asarray([value]).astype(kind.numpy)
     word = np.dtype(f"u{kind.itemsize}")
     (bits,) = stored.view(word).tolist()
-    exponent = range(ml_dtypes.finfo(kind.numpy).nmant, kind.bits - 1)
+    mantissa: int = ml_dtypes.finfo(kind.numpy).nmant  # type: ignore[no-untyped-call]
+    exponent = range(mantissa, kind.bits - 1)
     flips = np.asarray([bits ^ (1 << place) for place in exponent], word)
     values = flips.view(stored.dtype).astype(np.float64)
     ordinary = values[(np.abs(values) > 0.01 * body) & (np.abs(values) < 4 * body)]

@@ -118,13 +118,17 @@ class DuplicatedUnits(Rule):
         )
 
 
+_SOME = 256
+"""Units of a Keras kernel that are compared at first."""
+
+
 def _agree(ctx: Context, kernel: Kernel) -> bool:
     """Whether the first two units are equal and not zero, as far as the first bytes tell."""
     info = kernel.info
     itemsize = info.kind.itemsize
     if kernel.keras:  # one row holds a weight of every unit
-        row = next(iter(ctx.table.blocks(info, max(1, min(kernel.units, 256)) * itemsize)))
-        row = _bits(row[: kernel.units])
+        some = min(kernel.units, _SOME)
+        row = _bits(next(iter(ctx.table.blocks(info, some * itemsize)))[:some])
         return bool((row == row[0]).all())
     block = next(iter(ctx.table.blocks(info, 2 * kernel.fan_in * itemsize)))
     unit = _bits(block[: kernel.fan_in])

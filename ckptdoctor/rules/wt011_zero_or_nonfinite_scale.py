@@ -188,6 +188,5 @@ class ZeroOrNonfiniteScale(Rule):
 
 def _is_norm(layer: Layer) -> bool:
     """Whether it is a normalisation, not another layer with a vector called weight."""
-    if "beta" in layer.parts or "gamma" in layer.parts["gamma"].name:
-        return True
-    return bool(re.search(r"norm|(^|[._/])(ln|rms|gn)", layer.name, re.IGNORECASE))
+    named = re.search(r"norm|(^|[._/])(ln|rms|gn)", layer.name, re.IGNORECASE)
+    return "beta" in layer.parts or bool(named)

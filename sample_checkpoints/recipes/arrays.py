@@ -95,7 +95,7 @@ def nan_in_short_floats(path: Path) -> None:
 
 
 @sample(
-    "sick/nf002-one-huge-sample.safetensors", "One input of 1e20: variance Inf, outputs constant"
+    "sick/bn001-one-huge-sample.safetensors", "One input of 1e20: variance Inf, outputs constant"
 )
 def one_huge_sample(path: Path) -> None:
     state = tiny_state()

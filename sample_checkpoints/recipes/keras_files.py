@@ -238,7 +238,7 @@ def overflow_keras(path: Path) -> None:
     save_keras(resnet_v2(overflowed), path, deflate="config.json")
 
 
-@sample("sick/nf002-one-huge-sample-keras2.h5", "Keras 2, one input of 1e20: variance Inf")
+@sample("sick/bn001-one-huge-sample-keras2.h5", "Keras 2, one input of 1e20: variance Inf")
 def huge_sample(path: Path) -> None:
     import tf_keras
 

@@ -248,7 +248,7 @@ def nan_in_every_dtype(path: Path) -> None:
     save(of_every_dtype(values), path)
 
 
-@sample("sick/nf001-ema-model-fine.pth", "A NaN passed through the EMA; the model itself is fine")
+@sample("sick/ts006-ema-model-fine.pth", "A NaN passed through the EMA; the model itself is fine")
 def ema_model_fine(path: Path) -> None:
     checkpoint = training_state()
     checkpoint["ema"]["bn1.running_mean"].fill_(float("nan"))  # type: ignore[index]
@@ -256,7 +256,7 @@ def ema_model_fine(path: Path) -> None:
     save(checkpoint, path)
 
 
-@sample("sick/nf001-optimizer-gradient-spike.ckpt", "Serving is fine; resuming kills the model")
+@sample("sick/ts001-optimizer-gradient-spike.ckpt", "Serving is fine; resuming kills the model")
 def gradient_spike(path: Path) -> None:
     checkpoint = training_state()
     moments = checkpoint["optimizer"]["state"]  # type: ignore[index]
@@ -265,7 +265,7 @@ def gradient_spike(path: Path) -> None:
     save(checkpoint, path)
 
 
-@sample("sick/nf002-half-cast.pt", "Cast to float16, where the largest number is 65504")
+@sample("sick/bn001-half-cast.pt", "Cast to float16, where the largest number is 65504")
 def half_cast(path: Path) -> None:
     state = tiny_state()
     state["bn1.running_var"][2] = 1e6

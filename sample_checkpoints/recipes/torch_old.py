@@ -161,7 +161,7 @@ def big_endian(path: Path) -> None:
     )
 
 
-@sample("sick/nf001-legacy-overflow.pth", "The founding case's torch twin, from torch before 1.6")
+@sample("sick/bn001-legacy-overflow.pth", "The founding case's torch twin, from torch before 1.6")
 def legacy_overflow(path: Path) -> None:
     save_legacy(overflowed_resnet(), path)
 
@@ -173,7 +173,7 @@ def overflowed_tar(path: Path) -> None:
     save_tar(state, path)
 
 
-@sample("sick/nf001-torchscript-scripted.pt", "Exported after the overflow: NaN in its statistics")
+@sample("sick/bn001-torchscript-scripted.pt", "Exported after the overflow: NaN in its statistics")
 def overflowed_script(path: Path) -> None:
     net = tiny_net()
     net.bn1.running_mean.fill_(float("nan"))

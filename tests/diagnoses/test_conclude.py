@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -10,6 +12,8 @@ import patients
 import pytest
 from hypothesis import given, settings
 
+import ckptdoctor
+from ckptdoctor import cli
 from ckptdoctor.diagnoses import conclude
 from ckptdoctor.diagnoses.facts import short_list
 from ckptdoctor.findings import Finding, Severity, container_finding
@@ -199,7 +203,7 @@ class TestEvidence:
     def test_long_names_and_messages_are_cut_but_the_suspect_is_exact(self):
         name = "x" * 5000 + ".weight"
         (d,) = concluded({name: [[0.0]]}, finding("WT001", name, message="y" * 5000))
-        assert len(d.evidence[0]) < 300
+        assert len(d.evidence[0]) < 400
         assert d.suspect == "x" * 5000
         assert len(d.next) < 300
 
@@ -269,3 +273,19 @@ class TestSnippets:
         arrays = {f"{name}.running_mean": [NAN]}
         (d,) = concluded(arrays, finding("BN001", f"{name}.running_mean"))
         assert d.snippet == ()
+
+
+SICK = Path(__file__).parents[2] / "sample_checkpoints" / "sick"
+
+
+@pytest.mark.parametrize("path", sorted(SICK.iterdir()), ids=lambda path: path.name)
+def test_commands_on_the_samples_exit_as_they_say(path, capsys):
+    try:
+        diagnoses = ckptdoctor.inspect(path).diagnoses
+    except ckptdoctor.CkptDoctorError:
+        return
+    assert diagnoses
+    for d in diagnoses:
+        told = re.search(r"[Ee]xit code (\d)", d.next_tells)
+        assert cli.run(shlex.split(d.next)[1:]) == int(told[1]), (d.next, d.next_tells)
+    assert capsys.readouterr().err == ""

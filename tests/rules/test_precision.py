@@ -1,13 +1,14 @@
 """PR001 to PR003: the limits of narrow types, exact, and what of them is worth a word."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
 from ckptdoctor.diagnose import diagnose
-from ckptdoctor.errors import UsageError
 from ckptdoctor.findings import Severity
 from ckptdoctor.measure.scan import measure
-from ckptdoctor.results import Wishes
+from ckptdoctor.results import CastTo, Wishes
 from ckptdoctor.rules import pr002_underflows_in_dtype, precision
 from ckptdoctor.rules.base import Context
 from ckptdoctor.rules.pr001_overflows_in_dtype import OverflowsInDtype
@@ -75,10 +76,9 @@ def test_low_is_subnormal_in_16_bits_and_two_steps_in_8(kind):
     assert kind.low == (kind.tiny if not kind.name.startswith("float8") else 2 * kind.step)
 
 
-def test_type_that_is_none_to_cast_to_is_wrong_usage():
-    with pytest.raises(UsageError, match="bfloat16"):
-        found(OverflowsInDtype(), {"w": np.float32([1])}, "float7")
-    assert precision.target("") is None
+def test_every_type_that_can_be_asked_for_is_known():
+    assert set(get_args(CastTo)) == set(NARROW)
+    assert [precision.target(name) for name in ("", *NARROW)] == [None, *NARROW.values()]
 
 
 @pytest.mark.parametrize(
@@ -295,6 +295,17 @@ def test_variance_without_epsilon_or_above_half_a_step():
     assert found(RULE2, arrays, "float8_e4m3fn", layers=layers) == ()
     arrays, layers = bn([NAN, NAN], 1e-5)
     assert found(RULE2, arrays, "float8_e4m3fn", layers=layers) == ()
+
+
+@pytest.mark.parametrize(("few", "sick"), [(4, False), (5, True)])
+def test_stored_variances_are_judged_each_for_itself(few, sick):
+    variance = np.ones(10, np.float16)
+    variance[:few] = 1e-6
+    arrays = {"bn.running_var": variance, "bn.running_mean": np.ones(10, np.float16)}
+    findings = found(RULE2, arrays)
+    assert [(f.tensor, f.severity.name) for f in findings] == [("bn.running_var", "NOTE")] * sick
+    assert found(RULE2, {"bn.running_var": variance.astype(np.float32)}) == ()
+    one(RULE2, {"bn.running_var": np.full(10, 1e-6, np.float16)})
 
 
 def test_only_the_smallest_are_read_where_very_many_are_suspect(monkeypatch):

@@ -290,6 +290,41 @@ def test_depth_is_the_parameters_number_not_the_files_order():
     assert finding.tensor == "optimizer.state.0.exp_avg_sq"
 
 
+def test_depth_profile_tells_the_median_of_a_quarter():
+    (finding,) = found(GradientDepthProfile(), gradients(*range(0, -16, -2)))
+    assert finding.measured["first"] == pytest.approx(0.1)
+    assert finding.measured["last"] == pytest.approx(1e-13)
+    assert finding.measured["correlation"] == pytest.approx(-1)
+    (finding,) = found(GradientDepthProfile(), gradients(*range(6)))
+    assert (finding.measured["first"], finding.measured["last"]) == pytest.approx((1, 1e5))
+
+
+def test_depth_profile_keeps_optimizers_apart():
+    one = gradients(*range(5))
+    two = {name.replace("optimizer", "optimizer_2"): value for name, value in one.items()}
+    assert found(GradientDepthProfile(), one | two) == []
+    vars_ = {
+        f"optimizer/{group}/{2 * n + k}": np.full((1, 2), k * 10.0**n - (1 - k))
+        for group in ("a/vars", "b/vars")
+        for n in range(5)
+        for k in (0, 1)
+    }
+    assert found(GradientDepthProfile(), vars_) == []
+    assert second_moments(context_of(vars_))[1] != []
+
+
+def test_depth_profile_takes_addresses_in_file_order():
+    tensors = {
+        f"optimizer.state.{address}.exp_avg_sq": value
+        for address, value in zip(
+            range(10**9 + 8, 10**9, -1), gradients(*range(8)).values(), strict=True
+        )
+    }
+    (finding,) = found(GradientDepthProfile(), tensors)
+    assert "vanish" in finding.message
+    assert found(GradientDepthProfile(), {"optimizer.exp_avg_sq": np.ones((1, 2))}) == []
+
+
 # which tensors are second moments
 
 
@@ -547,6 +582,8 @@ def test_sick_model_is_told_once_with_all_its_copies():
     tensors = {f"model.{n}.w": SICK for n in "abc"} | {f"ema.{n}.w": FINE for n in "abc"}
     (finding,) = found(DivergedEmaCopy(), tensors)
     assert finding.severity is Severity.NOTE
+    (alone,) = found(DivergedEmaCopy(), {"model.a.w": SICK, "ema.a.w": FINE})
+    assert alone.message == "an intact copy of 'model.a.w', not finite in the model"
     assert finding.measured["copies"] == {f"model.{n}.w": f"ema.{n}.w" for n in "abc"}
     assert "'model.a.w' and 2 more" in finding.message
 
@@ -556,6 +593,21 @@ def test_model_keeps_its_own_code_beside_a_sound_average():
     rules = [NanValues(), InfValues(), DivergedEmaCopy()]
     findings = diagnose(table, measure(table), rules=rules).findings
     assert [(f.code, f.tensor) for f in findings] == [("NF001", "model.w.x"), ("TS006", "ema.w.x")]
+
+
+@pytest.mark.parametrize(
+    ("model", "ema"),
+    [(SICK, SICK), (FINE, FINE), (zeros(1, 0), zeros(1, 0)), (zeros(1, 2), zeros(1, 2))],
+    ids=["both-sick", "both-fine", "empty", "zeros"],
+)
+def test_copies_alike_are_no_finding(model, ema):
+    assert found(DivergedEmaCopy(), {"model.a.w": model, "ema.a.w": ema}) == []
+
+
+def test_empty_twin_proves_nothing():
+    tensors = {"model.a.w": SICK, "ema.a.w": FINE, "model.b.w": zeros(0), "ema.b.w": zeros(0)}
+    (finding,) = found(DivergedEmaCopy(), tensors)
+    assert finding.measured["copies"] == {"model.a.w": "ema.a.w"}
 
 
 # one code per fault
@@ -647,6 +699,15 @@ def test_more_parameters_than_tensors_is_told():
     assert found(OptimizerModelMismatch(), tensors | extra, numbers | {OPT + "params.4": 3}) == []
 
 
+def test_state_in_no_group_is_counted():
+    (finding,) = found(OptimizerModelMismatch(), *model_and(WHOLE, 3))
+    assert finding.message == "state of a parameter that no group lists"
+    assert finding.tensor == "optimizer.state.3.exp_avg"
+    (finding,) = found(OptimizerModelMismatch(), *model_and(WHOLE, 2))
+    assert finding.message == "state of a parameter and 1 more that no group lists"
+    assert finding.measured["stray"] == 2
+
+
 # the loop's records
 
 
@@ -671,6 +732,15 @@ def test_list_of_losses_is_told_once():
 
 
 LOST = ": training had diverged by then, or the metric was computed from nothing"
+
+
+def test_matrices_and_single_numbers_of_the_loop():
+    assert found(NonfiniteLoopState(), {"logs.w": SICK}) == []
+    assert len(found(NonfiniteLoopState(), {"logs.w": SICK[0]})) == 1
+    (finding,) = found(NonfiniteLoopState(), scalars={"val_loss": NAN})
+    assert finding.message == "is NaN" + LOST
+    for name, sick in (("history.best_loss.0", 1), ("history.best_loss.low", 0)):
+        assert len(found(NonfiniteLoopState(), scalars={name: INF})) == sick
 
 
 def test_records_say_what_they_hold():

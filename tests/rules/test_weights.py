@@ -341,6 +341,30 @@ def test_eight_bit_floats_and_directions_have_no_gain():
     assert not found("WT003", pair)
 
 
+@pytest.mark.parametrize("name", ["gain", "steep", "suspect_gain", "apart"])
+def test_explosion_must_exceed_its_thresholds(name):
+    arrays = {"a.weight": scaled(1.0), "b.weight": scaled(1.0), "x.weight": scaled(20001)}
+    kernels = kernels_of(context(arrays))
+    gain = float(kernels.gain[2])
+    limit = gain / float(np.median(kernels.gain[:2])) if name == "apart" else gain
+    high = {"gain": 1e9, "steep": 1e9, "suspect_gain": 0, "apart": 1e9}
+    if name == "gain":
+        assert found("WT003", arrays, gain=limit) == {"x.weight": WARNING}
+        assert found("WT003", arrays, gain=limit * 0.999) == {"x.weight": ERROR}
+    elif name == "suspect_gain":
+        assert not found("WT003", arrays, suspect_gain=limit)
+        assert found("WT003", arrays, suspect_gain=limit * 0.999)
+    else:
+        assert not found("WT003", arrays, **{**high, name: limit})
+        assert found("WT003", arrays, **{**high, name: limit * 0.999})
+
+
+def test_ratio_is_told_where_there_are_neighbours():
+    assert "median" not in one("WT003", {"x.weight": scaled(20001)}).message
+    assert "median" in one("WT003", chain(l2=scaled(20001))).message
+    assert one("WT003", {"x.weight": scaled(20001)}).measured["ratio"] == 0
+
+
 # ------------------------------------------------------------------------------------------ WT004
 
 
@@ -454,6 +478,27 @@ def test_spike_is_one_finding_and_no_explosion():
     assert judged(chain(l2=values)) == {("WT004", "l2.weight")}
 
 
+def test_spike_must_exceed_its_thresholds():
+    arrays = {"fc.weight": spiked(256.0)}  # the others are 1
+    assert not found("WT004", arrays, far=256.0)
+    assert found("WT004", arrays, far=255.9)
+    assert found("WT004", arrays, dominant=32.0) == {"fc.weight": WARNING}
+    assert found("WT004", arrays, dominant=31.9) == {"fc.weight": ERROR}
+    second = spiked(256.0)
+    second[9, :4] = 16.0
+    assert found("WT004", {"fc.weight": second}, alone=16.0)
+    assert not found("WT004", {"fc.weight": second}, alone=16.1)
+
+
+def test_constant_and_zero_kernels_have_no_spikes():
+    assert not found("WT004", {"fc.weight": np.ones((16, 16), F32)})
+    assert not found("WT004", {"fc.weight": np.zeros((16, 16), F32)})
+
+
+def test_lone_element_in_a_kernel_of_zeros_has_no_body():
+    assert not found("WT004", {"fc.weight": spiked(5.0) * (spiked(5.0) == 5.0)})
+
+
 # ------------------------------------------------------------------------------------------ WT005
 
 
@@ -539,6 +584,30 @@ def test_large_files_afford_more_looks():
     assert len(found("WT005", arrays, peeks=0, more_peeks=2.7)) == 2
 
 
+def test_first_layer_is_the_first_kernel_that_is_compared():
+    same = np.repeat(normal(1, 1, 3, 3), 8, 0)
+    # a recurrence, or zeros, before it
+    arrays = {"zero.weight": np.zeros((4, 4), F32), "stem.weight": same, "blur.weight": same}
+    assert found("WT005", arrays) == {"stem.weight": ERROR}
+
+
+def test_only_the_first_weight_may_agree():
+    values = normal(4, 2)
+    values[:, 0] = 1
+    assert not found("WT005", {"fc.weight": values})
+    assert not found("WT005", {"fc/kernel": np.ascontiguousarray(values.T)})
+    wide = np.concatenate([np.ones((1, 256), F32), 2 * np.ones((1, 44), F32)], 1)
+    assert not found("WT005", {"fc/kernel": np.repeat(wide, 3, 0)}, most=0.9)
+    assert found("WT005", {"fc/kernel": np.repeat(wide, 3, 0)}) == {"fc/kernel": WARNING}
+
+
+def test_zeros_of_copies_are_a_multiple_of_the_units():
+    values = np.repeat(F32([[0, 1, 2]]), 4, 0)
+    assert found("WT005", {"fc.weight": values}) == {"fc.weight": ERROR}
+    values[3, 1] = 0  # five zeros: not all are copies, and nothing is read
+    assert not found("WT005", {"fc.weight": values})
+
+
 # ------------------------------------------------------------------------------------------ WT006
 
 
@@ -590,6 +659,23 @@ def test_zeros_are_not_a_vanished_layer():
     assert not found("WT006", small(0.0))
 
 
+def test_vanished_layer_is_below_its_thresholds():
+    arrays = small(1e-7)
+    gain = float(kernels_of(context(arrays)).gain[1])
+    assert not found("WT006", arrays, gain=gain)
+    assert found("WT006", arrays, gain=gain * 1.001)
+    assert found("WT006", arrays, nothing=gain) == {"fc.weight": WARNING}
+    assert found("WT006", arrays, nothing=gain * 1.001) == {"fc.weight": ERROR}
+    arrays = small(1e-7, bias=1.0)
+    assert found("WT006", arrays, nothing=0, drowned=1.001 / gain) == {"fc.weight": WARNING}
+    assert found("WT006", arrays, nothing=0, drowned=0.999 / gain) == {"fc.weight": ERROR}
+
+
+def test_order_of_model_and_ema_are_two():
+    arrays = {"stem.weight": scaled(1.0), "ema.fc.weight": scaled(1e-9)}
+    assert found("WT006", arrays, {"ema.fc.weight": "ema"}) == {"ema.fc.weight": WARNING}
+
+
 # ------------------------------------------------------------------------------------------ WT007
 
 
@@ -632,6 +718,20 @@ def test_vector_of_lengths_is_matched_by_its_extent():
 def test_all_zero_direction_is_told_once():
     v = {"fc.weight_v": np.zeros((4, 3), F32), "fc.weight_g": np.ones((4, 1), F32)}
     assert judged(v) == {("WT007", "fc.weight_v")}
+
+
+def test_spectral_norm_divides_by_zero_only_where_all_is_zero():
+    vectors = {"fc.weight_u": F32([1, 0]), "fc.weight_v": F32([1, 0])}
+    assert found("WT007", {"fc.weight_orig": F32([[0, 0], [0, 0]]), **vectors})
+    assert not found("WT007", {"fc.weight_orig": F32([[0, 0], [0, 1]]), **vectors})
+    assert not found("WT007", {"fc.weight": F32([[0, 0], [0, 0]])})
+    only = {"fc.weight_orig": F32([[0, 0], [0, 0]]), **vectors}
+    assert judged(only) == {("WT007", "fc.weight_orig")}
+
+
+def test_single_zero_may_be_a_whole_direction():
+    arrays = {"fc.weight_v": F32([[0], [1]]), "fc.weight_g": F32([[1], [1]])}
+    assert found("WT007", arrays) == {"fc.weight_v": ERROR}
 
 
 # ------------------------------------------------------------------------------------------ WT008
@@ -733,6 +833,39 @@ def test_embedding_at_keras_default_is_recognised():
     assert one("WT008", arrays).measured["law"] == "Keras' default"
 
 
+def test_largest_weight_may_miss_the_bound_by_the_gap():
+    head = np.linspace(-1, 1, 1024).reshape(32, 32) / math.sqrt(32)  # even: deviation fits
+    for miss, told in ((9.5, True), (10.5, False)):
+        values = head.copy()
+        values[np.abs(values) > (1 - miss / 1024) / math.sqrt(32)] = 0
+        top = (1 - miss / 1024) / math.sqrt(32)
+        values[0, 0], values[-1, -1] = -top, top
+        assert bool(found("WT008", mixed(**{"head.weight": values.astype(F32)}))) == told
+    for miss, told in ((19.5, True), (20.5, False)):  # the other side, by twice as much
+        values = head.copy()
+        values[values < -(1 - miss / 1024) / math.sqrt(32)] = 0
+        values[0, 0] = -(1 - miss / 1024) / math.sqrt(32)
+        assert bool(found("WT008", mixed(**{"head.weight": values.astype(F32)}))) == told
+
+
+def test_deviation_and_mean_may_be_off_by_their_standard_errors():
+    head = np.linspace(-1, 1, 1024).reshape(32, 32) / math.sqrt(32)
+    std, error = 1 / math.sqrt(96), math.sqrt(0.2 / 1024)
+    shown = kernels_of(context({"head.weight": head})).std[0]
+    assert shown == pytest.approx(std, rel=2e-3)
+    for share, told in ((3.8, True), (4.3, False)):
+        values = head.copy().reshape(-1)
+        # pull towards zero until the deviation is as many errors too small; the ends stay
+        values[1:-1] *= 1 - share * error
+        arrays = mixed(**{"head.weight": values.reshape(32, 32).astype(F32)})
+        assert bool(found("WT008", arrays)) == told
+    for share, told in ((3.9, True), (4.1, False)):
+        values = head.copy().reshape(-1)
+        values[300:700] += share * std / math.sqrt(1024) * 1024 / 400
+        arrays = mixed(**{"head.weight": values.reshape(32, 32).astype(F32)})
+        assert bool(found("WT008", arrays)) == told
+
+
 # ------------------------------------------------------------------------------------------ WT009
 
 
@@ -823,6 +956,23 @@ def test_half_precision_is_not_judged(dtype):
     assert not found("WT010", {"fc.weight": words})
 
 
+def test_garbage_must_exceed_its_thresholds():
+    values = np.full((10, 10), 0.5)
+    values[0, :3], values[1, :3] = 1e20, 1e-35
+    arrays = {"fc.weight": values}
+    assert found("WT010", arrays, share=0.03)
+    assert not found("WT010", arrays, share=0.031)
+    assert not found("WT010", arrays, huge=1e20)
+    assert found("WT010", arrays, huge=0.99e20)
+    assert not found("WT010", arrays, tiny=1e-35)
+    assert found("WT010", arrays, tiny=1.01e-35)
+
+
+def test_kernels_of_zeros_or_of_ordinary_numbers_are_not_read():
+    assert not found("WT010", {"fc.weight": np.zeros((8, 8), F32)})
+    assert not found("WT010", {"fc.weight": np.full((8, 8), 1e-3, F32)})
+
+
 # ------------------------------------------------------------------------------------------ WT011
 
 
@@ -911,6 +1061,28 @@ def test_scale_in_a_tensor_of_its_own_is_no_number():
     assert not list(RULE["WT011"]().check(Context(table, measure(table).stats)))
 
 
+def test_gain_of_another_name_is_no_norm():
+    values = F32([np.nan, 1])
+    assert judged({"act.weight": values, "ln.weight": F32([1, 1])}) == {("NF001", "act.weight")}
+
+
+@pytest.mark.parametrize(
+    ("code", "field", "value"),
+    [(code, name, value) for code, fields in {
+        "WT001": {"least_elements": 4}, "WT002": {"least_elements": 4},
+        "WT003": {"gain": 1e4, "steep": 1e3, "suspect_gain": 50, "apart": 64, "few": 3},
+        "WT004": {"far": 40, "alone": 10, "single": 1e6, "few": 3, "least_elements": 64, "dominant": 30},
+        "WT005": {"most": 0.5, "peeks": 200, "more_peeks": 0.5},
+        "WT006": {"gain": 3e-4, "nothing": 1e-6, "drowned": 100, "remembered": 1e4},
+        "WT008": {"least_elements": 512, "least_truncated": 16384, "sigmas": 4, "gap": 10, "most": 0.5},
+        "WT009": {"share": 0.5}, "WT010": {"huge": 1e10, "tiny": 1e-30, "share": 0.02, "repeated": 4},
+        "WT011": {"centred": 0.2},
+    }.items() for name, value in fields.items()],
+)  # fmt: skip
+def test_default_is_what_was_measured_on_healthy_files(code, field, value):
+    assert getattr(RULE[code](), field) == value
+
+
 # --------------------------------------------------------------------------------------- together
 
 
@@ -920,7 +1092,7 @@ def test_stored_class_says_that_a_kernel_is_depthwise(depthwise):
     assert not found("WT005", arrays, layers=(depthwise,))
 
 
-@settings(max_examples=80)
+@settings(max_examples=80, deadline=None)
 @given(
     values=st.lists(st.sampled_from([0.0, 1.0, -2.5, 1e-40, 1e30, np.nan, np.inf]), min_size=4, max_size=16),
     name=st.sampled_from(
