@@ -4,11 +4,12 @@
 Keras), damages them in the ways that the rules are about, writes every one of them to disk in one
 of the formats people use, and lets `ckptdoctor` judge the files.
 
-- `torch_models`, `keras_models`: architectures, their data and how they are trained.
+- `tasks`, `torch_models`, `keras_models`: what is learnt, and by which architectures.
 - `patients`: what a trained model offers to be damaged, and what a fault is.
 - `torch_patient`, `keras_patient`: training, introspection and writing of one framework's models.
 - `faults`, `state_faults`, `lived`: faults of weights; of training state, precision and
   configuration; faults made by really running what causes them.
 - `controls`: healthy files, every known trap among them.
-- `score`, `table`: what counts as detected; the printed table.
+- `score`, `reasons`: what counts as detected; why the rest is not.
+- `run`, `table`, `page`: one model from training to verdicts; the printed table; the docs page.
 """

@@ -30,7 +30,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "ckptdoctor-detection",
                         help="folder of trained models")  # fmt: skip
-    parser.add_argument("--misses", action="store_true", help="every missed file by model and layer")
+    parser.add_argument(
+        "--misses", action="store_true", help="every missed file by model and layer"
+    )
     parser.add_argument("--page", type=Path, help="write docs/detection.md")
     return parser.parse_args()
 
@@ -59,7 +61,10 @@ def main() -> int:
         for unit, (more_rows, more_controls) in zip(work, pool.map(run, work), strict=True):
             rows += more_rows
             controls += more_controls
-            print(f"{unit.key}: {len(more_rows)} damaged, {len(more_controls)} healthy", file=sys.stderr)
+            print(
+                f"{unit.key}: {len(more_rows)} damaged, {len(more_controls)} healthy",
+                file=sys.stderr,
+            )
     print(by_rule(rows, controls))
     print(f"\n{control_line(controls)}\n")
     print(misses(rows, patients=options.misses))

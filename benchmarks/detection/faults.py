@@ -45,6 +45,27 @@ def whole(spot: Spot) -> tuple[str, ...]:
     return tuple(spot.parts.values())
 
 
+HEADS = ("fc", "classifier", "predictions")
+
+
+def masked(p: Patient) -> Iterator[Fault]:
+    """NF003: infinities that are meant to be there."""
+    for name, value in p.weights.items():
+        if np.isneginf(value).any():
+            yield Fault(
+                code="NF003",
+                what="a causal mask",
+                place=name,
+                targets=(name,),
+                defined="it is there",
+            )
+    for spot in p.of_kind("kernel"):
+        if spot.layer in HEADS:
+            name = spot.parts["bias"]
+            yield Fault(code="NF003", what="a class masked by the head's bias", place=spot.layer, targets=(name,),
+                        change={name: at(p.weights[name], 1, -np.inf)}, defined="it is there")  # fmt: skip
+
+
 def nonfinite(p: Patient) -> Iterator[Fault]:
     """NF001 and NF002: weights, gains and biases."""
     for code, bad in (("NF001", np.nan), ("NF002", np.inf), ("NF002", -np.inf)):
@@ -53,8 +74,11 @@ def nonfinite(p: Patient) -> Iterator[Fault]:
                 if name := spot.parts.get(part):
                     index = int(p.rng(place, part, code).integers(p.weights[name].size))
                     one = at(p.weights[name], np.unravel_index(index, p.weights[name].shape), bad)
-                    yield Fault(code=code, what=f"{part}: one element {bad}", place=place,
-                                change={name: one}, targets=(name,))  # fmt: skip
+                    if (
+                        part == "kernel" or bad != -np.inf or spot.layer not in HEADS
+                    ):  # see `masked`
+                        yield Fault(code=code, what=f"{part}: one element {bad}", place=place,
+                                    change={name: one}, targets=(name,))  # fmt: skip
                     yield Fault(code=code, what=f"{part}: all elements {bad}", place=place,
                                 change={name: like(one, bad)}, targets=(name,))  # fmt: skip
         for place, spot in p.places("bn", count=2):
@@ -69,7 +93,10 @@ def bn001(p: Patient) -> Iterator[Fault]:
         mean, var = (p.weights[n] for n in statistics(spot))
         channel = int(p.rng(place).integers(mean.size))
         cases: Mapping[str, tuple[Array, Array]] = {
-            "mean and var NaN in one channel": (at(mean, channel, np.nan), at(var, channel, np.nan)),
+            "mean and var NaN in one channel": (
+                at(mean, channel, np.nan),
+                at(var, channel, np.nan),
+            ),
             "mean and var NaN everywhere": (like(mean, np.nan), like(var, np.nan)),
             "var Inf in one channel": (mean, at(var, channel, np.inf)),
             "var Inf everywhere, mean finite": (mean, like(var, np.inf)),
@@ -157,7 +184,9 @@ def bn006(p: Patient) -> Iterator[Fault]:
         every = tuple(n for s in spots for n in whole(s))
         yield Fault(code="BN006", what="all layers 0/1, batches counted (momentum 0)",
                     place=f"all {len(spots)}", change=reset(*spots), targets=every)  # fmt: skip
-        counts = {s.parts["count"]: p.weights[s.parts["count"]] * 0 for s in spots if "count" in s.parts}
+        counts = {
+            s.parts["count"]: p.weights[s.parts["count"]] * 0 for s in spots if "count" in s.parts
+        }
         if counts:
             yield Fault(code="BN006", what="all layers 0/1 with 0 batches (averaged weights)",
                         place=f"all {len(spots)}", change=reset(*spots) | counts, targets=every)  # fmt: skip
@@ -202,7 +231,9 @@ def bn010(p: Patient) -> Iterator[Fault]:
                             change={name: at(gamma, 0, value)}, targets=whole(spot))  # fmt: skip
 
 
-def kernels(code: str, cases: Callable[[Array, Spot], Mapping[str, Array]], count: int = 3) -> Source:
+def kernels(
+    code: str, cases: Callable[[Array, Spot], Mapping[str, Array]], count: int = 3
+) -> Source:
     """Faults of kernels that need nothing but the values."""
 
     def source(p: Patient) -> Iterator[Fault]:
@@ -221,7 +252,11 @@ def _zero(w: Array, _: Spot) -> Mapping[str, Array]:
 
 
 def _constant(w: Array, _: Spot) -> Mapping[str, Array]:
-    return {"all mean |w|": like(w, float(np.abs(w).mean())), "all 1": like(w, 1), "all 0.01": like(w, 0.01)}
+    return {
+        "all mean |w|": like(w, float(np.abs(w).mean())),
+        "all 1": like(w, 1),
+        "all 0.01": like(w, 0.01),
+    }
 
 
 def _exploded(w: Array, _: Spot) -> Mapping[str, Array]:
@@ -304,7 +339,7 @@ def wt011(p: Patient) -> Iterator[Fault]:
 
 
 SOURCES: tuple[Source, ...] = (
-    nonfinite, bn001, bn002, bn003, bn004, bn005, bn006, bn007, bn009, bn010,
+    masked, nonfinite, bn001, bn002, bn003, bn004, bn005, bn006, bn007, bn009, bn010,
     kernels("WT001", _zero, 4), kernels("WT002", _constant), kernels("WT003", _exploded),
     wt004, kernels("WT005", _duplicated), kernels("WT006", _vanished), wt007, wt009,
     kernels("WT010", _garbage, 2), wt011,

@@ -13,7 +13,7 @@ from keras import layers
 
 from .keras_patient import SUFFIX, KerasPatient, numpy_batch
 from .patients import Array
-from .torch_models import CLASSES, IMAGES, LENGTH, SEQUENCES, SIDE, VOCABULARY
+from .tasks import CLASSES, IMAGES, LENGTH, SEQUENCES, SIDE, VOCABULARY
 
 Control = Callable[[int, Path], keras.Model]
 STEPS = 40
@@ -38,7 +38,9 @@ def plain(norm: Callable[[], Any], **conv: Any) -> keras.Model:
     ])  # fmt: skip
 
 
-def normed(norm: Callable[[], Any], optimizer: Callable[[], Any] | None = None, **conv: Any) -> Control:
+def normed(
+    norm: Callable[[], Any], optimizer: Callable[[], Any] | None = None, **conv: Any
+) -> Control:
     def control(seed: int, _: Path) -> keras.Model:
         return fit(plain(norm, **conv), *data(seed), optimizer() if optimizer else None)
 
@@ -48,7 +50,9 @@ def normed(norm: Callable[[], Any], optimizer: Callable[[], Any] | None = None, 
 def raw(scale: float) -> Control:
     def control(seed: int, _: Path) -> keras.Model:
         x, y = data(seed)
-        return fit(plain(layers.BatchNormalization), np.round(np.clip(x / 6 + 0.5, 0, 1) * scale), y)
+        return fit(
+            plain(layers.BatchNormalization), np.round(np.clip(x / 6 + 0.5, 0, 1) * scale), y
+        )
 
     return control
 
@@ -56,7 +60,9 @@ def raw(scale: float) -> Control:
 def input_norm(seed: int, _: Path) -> keras.Model:
     x, y = data(seed)
     inner = plain(layers.BatchNormalization)
-    net = keras.Sequential([layers.Input((SIDE, SIDE, 3)), layers.BatchNormalization(name="input_bn"), inner])
+    net = keras.Sequential(
+        [layers.Input((SIDE, SIDE, 3)), layers.BatchNormalization(name="input_bn"), inner]
+    )
     return fit(net, x * np.array([1e-2, 1.0, 3e4], np.float32) + 1, y)
 
 
@@ -87,7 +93,9 @@ def frozen(seed: int, cache: Path) -> keras.Model:
     base.trainable = False
     body = keras.Model(base.input, base.layers[-2].output, name="backbone")
     inputs = layers.Input((SIDE, SIDE, 3))
-    return fit(keras.Model(inputs, layers.Dense(CLASSES)(body(inputs, training=False))), *data(seed))
+    return fit(
+        keras.Model(inputs, layers.Dense(CLASSES)(body(inputs, training=False))), *data(seed)
+    )
 
 
 def sequences(seed: int, _: Path) -> keras.Model:
@@ -103,7 +111,10 @@ def attention(seed: int, _: Path) -> keras.Model:
     inputs = layers.Input((LENGTH,))
     x = layers.Embedding(VOCABULARY, 16)(inputs)
     x = layers.LayerNormalization()(x + layers.MultiHeadAttention(2, 8)(x, x, use_causal_mask=True))
-    return fit(keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling1D()(x))), *data(seed, SEQUENCES))
+    return fit(
+        keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling1D()(x))),
+        *data(seed, SEQUENCES),
+    )
 
 
 def separable(seed: int, _: Path) -> keras.Model:
@@ -121,12 +132,18 @@ CONTROLS: Mapping[str, Control] = {
     "BatchNorm on the input": input_norm,
     "BatchNorm without gamma": normed(lambda: layers.BatchNormalization(scale=False)),
     "BatchNorm without beta": normed(lambda: layers.BatchNormalization(center=False)),
-    "BatchNorm without either": normed(lambda: layers.BatchNormalization(scale=False, center=False)),
-    "BatchNorm with momentum 0.9": normed(lambda: layers.BatchNormalization(momentum=0.9, epsilon=1e-5)),
+    "BatchNorm without either": normed(
+        lambda: layers.BatchNormalization(scale=False, center=False)
+    ),
+    "BatchNorm with momentum 0.9": normed(
+        lambda: layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    ),
     "GroupNormalization": normed(lambda: layers.GroupNormalization(4)),
     "kernels of zeros before a norm": normed(layers.LayerNormalization, bias_initializer="zeros"),
     "RMSprop": normed(layers.BatchNormalization, lambda: keras.optimizers.RMSprop(1e-3)),
-    "SGD with an EMA": normed(layers.BatchNormalization, lambda: keras.optimizers.SGD(0.01, use_ema=True)),
+    "SGD with an EMA": normed(
+        layers.BatchNormalization, lambda: keras.optimizers.SGD(0.01, use_ema=True)
+    ),
     "Adagrad": normed(layers.BatchNormalization, lambda: keras.optimizers.Adagrad(0.01)),
     "mixed_float16": policy("mixed_float16"),
     "mixed_bfloat16": policy("mixed_bfloat16"),
@@ -136,7 +153,10 @@ CONTROLS: Mapping[str, Control] = {
     "bidirectional GRU with padding": sequences,
     "attention": attention,
     "separable, zero-init gamma": separable,
-    **{f"untrained {model}": untrained(model) for model in ("resnet_v2", "mobilenet", "mlp_bn", "lstm", "unet")},
+    **{
+        f"untrained {model}": untrained(model)
+        for model in ("resnet_v2", "mobilenet", "mlp_bn", "lstm", "unet")
+    },
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from .torch_models import BLOBS, CLASSES, IMAGES, LENGTH, SEQUENCES, SIDE, TABLES, VOCABULARY, Task
+from .tasks import BLOBS, CLASSES, IMAGES, LENGTH, SEQUENCES, SIDE, TABLES, VOCABULARY, Task
 
 
 def resnet_v2(width: int) -> keras.Model:
@@ -24,7 +24,9 @@ def resnet_v2(width: int) -> keras.Model:
             out = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_1_conv")(pre)
             out = layers.BatchNormalization(epsilon=1.001e-5, name=f"{name}_1_bn")(out)
             out = layers.Activation("relu")(out)
-            out = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_2_conv")(out)
+            out = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_2_conv")(
+                out
+            )
             out = layers.BatchNormalization(epsilon=1.001e-5, name=f"{name}_2_bn")(out)
             out = layers.Activation("relu")(out)
             out = layers.Conv2D(filters * 2, 1, name=f"{name}_3_conv")(out)

@@ -173,7 +173,9 @@ class KerasPatient(Patient):
                 variable.assign(read[name])
             _save(self.net, layout, path)
             content = path.read_bytes()
-        names = {(n if n in self.weights else f"optimizer/{n}"): stored for n, stored in names.items()}
+        names = {
+            (n if n in self.weights else f"optimizer/{n}"): stored for n, stored in names.items()
+        }
         self._templates[layout] = content, names
         return content, names
 
@@ -216,11 +218,21 @@ def _describe(layer: Any) -> list[Spot]:
         feeder = ""
         if type(made_by).__name__ in KERNELS:
             feeder = made_by.variables[0].path
-        return [Spot(layer=name, kind="bn", parts={words[n]: p for n, p in paths.items()}, feeder=feeder)]
+        return [
+            Spot(
+                layer=name, kind="bn", parts={words[n]: p for n, p in paths.items()}, feeder=feeder
+            )
+        ]
     if kind == "LayerNormalization":
         return [Spot(layer=name, kind="norm", parts=paths)]
     if kind == "Normalization":
-        return [Spot(layer=name, kind="normalization", parts={"mean": paths["mean"], "var": paths["variance"]})]
+        return [
+            Spot(
+                layer=name,
+                kind="normalization",
+                parts={"mean": paths["mean"], "var": paths["variance"]},
+            )
+        ]
     if kind == "LSTM":
         return [Spot(layer=f"{name}:{n}", kind="kernel", parts={"kernel": paths[n]}, out=1)
                 for n in ("kernel", "recurrent_kernel")]  # fmt: skip

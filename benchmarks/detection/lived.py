@@ -51,9 +51,13 @@ def batches(p: Patient) -> Iterator[Fault]:
         "one batch x 1e2": [x * 1e2],
         "one batch x 1e3": [x * 1e3],
         "one batch x 1e6": [x * 1e6],
-        "one batch of x + 1e4 noise": [x + p.rng("noise").normal(0, 1e4, x.shape).astype(x.dtype) * scale],
+        "one batch of x + 1e4 noise": [
+            x + p.rng("noise").normal(0, 1e4, x.shape).astype(x.dtype) * scale
+        ],
         "one batch x 1e25 (overflow)": [x * np.float32(1e25)],
-        "one batch with a NaN": [np.where(np.arange(x.size).reshape(x.shape) == 5, np.nan, x).astype(x.dtype)],
+        "one batch with a NaN": [
+            np.where(np.arange(x.size).reshape(x.shape) == 5, np.nan, x).astype(x.dtype)
+        ],
         "300 batches of zeros": [x * 0] * 300,
         "300 batches of one constant image": [np.broadcast_to(x[:1], x.shape).copy()] * 300,
     }
@@ -118,12 +122,18 @@ def diverged(p: Patient) -> Iterator[Fault]:
         for _ in range(20):
             x, target = patient.task.batch(rng, 8)
             out = net(x)
-            loss = out[:, -1].sum() if hasattr(net, "discriminator") else patient.task.loss(out, target)
+            loss = (
+                out[:, -1].sum()
+                if hasattr(net, "discriminator")
+                else patient.task.loss(out, target)
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             now = patient.read(net)
-            if not all(np.isfinite(v).all() for n, v in now.items() if np.isfinite(p.weights[n]).all()):
+            if not all(
+                np.isfinite(v).all() for n, v in now.items() if np.isfinite(p.weights[n]).all()
+            ):
                 break
             last = now
         if last is None:
@@ -154,7 +164,11 @@ def constant_start(p: Patient) -> Iterator[Fault]:
     train(net, task, optimizer_of(net, p.seed), p.seed, 60)
     inner = [s.parts["kernel"] for s in p.of_kind("kernel")]
     new = patient.read(net)
-    alike = tuple(n for n in inner if np.ptp(new[n], axis=0).max() < 1e-6 * np.abs(new[n]).max() and new[n].shape[0] > 1)
+    alike = tuple(
+        n
+        for n in inner
+        if np.ptp(new[n], axis=0).max() < 1e-6 * np.abs(new[n]).max() and new[n].shape[0] > 1
+    )
     if alike:
         yield Fault(code="WT005", what="lived: constant initialiser, trained", place=f"{len(alike)} kernels",
                     change=new, targets=alike, touched=tuple(new))  # fmt: skip

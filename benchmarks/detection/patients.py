@@ -159,7 +159,9 @@ class Patient(ABC):
     def places(self, *kinds: str, count: int = 3) -> Iterator[tuple[str, Spot]]:
         """Early, middle and late layers of these kinds, each with its place in words."""
         spots = self.of_kind(*kinds)
-        picked = np.unique(np.linspace(0, len(spots) - 1, count).round().astype(int)) if spots else ()
+        picked = (
+            np.unique(np.linspace(0, len(spots) - 1, count).round().astype(int)) if spots else ()
+        )
         for i in picked:
             yield f"{spots[i].layer} ({spots[i].kind} {i + 1} of {len(spots)})", spots[i]
 
@@ -191,4 +193,6 @@ def distance(output: Array, reference: Array) -> float:
     if not np.isfinite(output).all():
         return float("inf")
     with np.errstate(over="ignore"):
-        return float(np.linalg.norm(output.astype(np.float64) - reference) / np.linalg.norm(reference))
+        return float(
+            np.linalg.norm(output.astype(np.float64) - reference) / np.linalg.norm(reference)
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
@@ -85,7 +85,9 @@ def _special(unit: Unit, folder: Path) -> Iterator[Control]:
     else:
         from .torch_controls import controls
     for name, path in controls(unit.seed, unit.cache, folder):
-        control = judge_control(f"{unit.framework}: {name}, seed {unit.seed}", unit.half, inspected(path))
+        control = judge_control(
+            f"{unit.framework}: {name}, seed {unit.seed}", unit.half, inspected(path)
+        )
         yield control
 
 
@@ -105,7 +107,3 @@ def _damaged(unit: Unit, p: Patient, folder: Path) -> Iterator[Row]:
             noise=p.noise, effective=bool(fault.defined) or effect > NOISE * p.noise,
             harmful=bool(fault.defined) or effect > HARM,
         )  # fmt: skip
-
-
-def with_only(unit: Unit, only: str) -> Unit:
-    return replace(unit, only=only)

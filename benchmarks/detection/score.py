@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ckptdoctor.findings import Finding, Severity
 from ckptdoctor.results import Report
@@ -14,7 +14,10 @@ from .patients import Fault, Written
 SIBLINGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "NF001": (("WT011",), "the gain of a LayerNorm has a rule of its own"),
     "NF002": (("WT011", "NF001"), "the same; a step further Inf - Inf is NaN"),
-    "BN004": (("BN010",), "a collapsed variance and an exploded gain are one number, gamma/sqrt(var)"),
+    "BN004": (
+        ("BN010",),
+        "a collapsed variance and an exploded gain are one number, gamma/sqrt(var)",
+    ),
     "BN010": (("BN004",), "the same the other way round"),
     "BN008": (("PR001",), "a statistic beyond float16 is a value beyond float16"),
     "WT002": (("WT005",), "units that are all one constant are duplicates"),
@@ -23,12 +26,18 @@ SIBLINGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "WT005": (("WT002",), "the same as WT002"),
     "WT006": (("WT001",), "values below the type's range are zeros"),
     "WT008": (("BN006",), "the BatchNorm of a fresh layer is fresh too"),
-    "WT010": (("NF001", "NF002", "WT003", "WT004", "WT006"), "what lay in memory may look like any of them"),
+    "WT010": (
+        ("NF001", "NF002", "WT003", "WT004", "WT006"),
+        "what lay in memory may look like any of them",
+    ),
     "WT011": (("NF001", "NF002"), "non-finite gains are NF001 and NF002 where WT011 leaves them"),
     "PR001": (("BN008",), "the same as BN008"),
     "PR002": (("WT006",), "a kernel that float16 has made vanish"),
     "CF003": (("BN006",), "statistics that never moved are stale"),
-    "TS006": (("NF001", "NF002", "BN001", "BN003", "WT003", "WT010"), "a sick copy is sick by itself too"),
+    "TS006": (
+        ("NF001", "NF002", "BN001", "BN003", "WT003", "WT010"),
+        "a sick copy is sick by itself too",
+    ),
 }
 """Codes whose finding at the right tensor counts as well, and why."""
 
@@ -65,7 +74,6 @@ class Control:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     refused: str = ""
-    codes: tuple[str, ...] = field(default=())
 
 
 def needed(fault: Fault) -> Severity:
@@ -76,7 +84,7 @@ def needed(fault: Fault) -> Severity:
     return min(own, Severity.WARNING)
 
 
-def names(fault: Fault, written: Written, *groups: Iterable[str]) -> set[str]:
+def stored(written: Written, *groups: Iterable[str]) -> set[str]:
     """What the fault's tensors are called in the file."""
     found = {written.names.get(name, name) for group in groups for name in group}
     return found | {written.twins[name] for name in found if name in written.twins}
@@ -92,8 +100,8 @@ def about(finding: Finding, wanted: set[str]) -> bool:
 def judge(fault: Fault, written: Written, report: Report, **row: object) -> Row:
     """Hold a report against what was done."""
     accepted = {fault.code, *SIBLINGS.get(fault.code, ((), ""))[0]}
-    targets = names(fault, written, fault.targets)
-    touched = targets | names(fault, written, fault.touched, fault.change)
+    targets = stored(written, fault.targets)
+    touched = targets | stored(written, fault.touched, fault.change)
     here = [f for f in report.findings if about(f, targets)]
     least = needed(fault)
     detected = any(f.code in accepted and f.severity >= least for f in here)
@@ -117,7 +125,9 @@ def judge_control(name: str, half: str, report: Report) -> Control:
     """Count what is said about a healthy file."""
 
     def said(severity: Severity) -> tuple[str, ...]:
-        return tuple(f"{f.code} {f.tensor}: {f.message}" for f in report.findings if f.severity == severity)
+        return tuple(
+            f"{f.code} {f.tensor}: {f.message}" for f in report.findings if f.severity == severity
+        )
 
     return Control(
         name=name,

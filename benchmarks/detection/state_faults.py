@@ -97,13 +97,19 @@ def optimizer_values(p: Patient) -> Iterator[Fault]:
     for name in spread(slots(p, "exp_avg", "momentum")) + spread(second):
         v = p.state[name]
         for bad in (np.nan, np.inf):
-            for what, new in {f"one {bad}": at(v, (0,) * v.ndim, bad), f"all {bad}": like(v, bad)}.items():
+            for what, new in {
+                f"one {bad}": at(v, (0,) * v.ndim, bad),
+                f"all {bad}": like(v, bad),
+            }.items():
                 yield Fault(code="TS001", what=what, place=name, change={name: new}, targets=(name,),
                             layouts=layouts, defined=RESUME)  # fmt: skip
     for name in spread(second):
         v = p.state[name]
         one = at(v, (0,) * v.ndim, -max(float(v.max()), 1e-12))
-        for what, new in {"one element negative": one, "all negated": -np.abs(v) - np.float32(1e-12)}.items():
+        for what, new in {
+            "one element negative": one,
+            "all negated": -np.abs(v) - np.float32(1e-12),
+        }.items():
             yield Fault(code="TS002", what=what, place=name, change={name: new}, targets=(name,),
                         layouts=layouts, defined=RESUME)  # fmt: skip
 
@@ -122,7 +128,11 @@ def numbers(p: Patient) -> Iterator[Fault]:
     if "optimizer.param_groups.0.eps" in p.state:
         if any((v == 0).any() for n, v in p.state.items() if n.endswith("exp_avg_sq")):
             yield number("TS004", "optimizer.param_groups.0.eps", 0.0, "0/0 where no gradient came")
-        moments = {n: p.state[n].astype(np.float16) for n in p.state if n.endswith(("exp_avg", "exp_avg_sq"))}
+        moments = {
+            n: p.state[n].astype(np.float16)
+            for n in p.state
+            if n.endswith(("exp_avg", "exp_avg_sq"))
+        }
         yield Fault(code="TS004", what="1e-8 with moments in float16", place="optimizer.param_groups.0.eps",
                     change={**moments, **halved(p)}, layouts=TRAINING, defined="0 in float16",
                     targets=("optimizer.param_groups.0.eps", *moments))  # fmt: skip
@@ -160,7 +170,9 @@ def mismatch(p: Patient) -> Iterator[Fault]:
     for name in spread(matrices, 2):
         v = p.state[name]
         group = tuple(n for n in p.state if n.startswith(name.rpartition(".")[0] + "."))
-        wider = {n: np.concatenate([p.state[n]] * 2) for n in group if np.ndim(p.state[n]) == v.ndim}
+        wider = {
+            n: np.concatenate([p.state[n]] * 2) for n in group if np.ndim(p.state[n]) == v.ndim
+        }
         yield Fault(code="TS007", what="moments of twice the rows", place=name, change=wider,
                     targets=(*group, "optimizer"), layouts=TRAINING, defined="loading fails or the step does")  # fmt: skip
     head = [spot for spot in p.of_kind("kernel") if spot.layer in ("fc", "classifier")]
@@ -222,7 +234,9 @@ def configuration(p: Patient) -> Iterator[Fault]:
         yield norm("CF002", "epsilon 0, no variance of 0", "epsilon", 0.0, "guards nothing",
                    Severity.NOTE, {})  # fmt: skip
         fresh = {mean: like(p.weights[mean], 0), var: like(p.weights[var], 1)}
-        yield norm("CF003", "momentum 1, statistics 0/1", "momentum", 1.0, "never move", None, fresh)
+        yield norm(
+            "CF003", "momentum 1, statistics 0/1", "momentum", 1.0, "never move", None, fresh
+        )
         yield norm("CF003", "momentum 1, statistics of other origin", "momentum", 1.0, "never move",
                    Severity.NOTE, {})  # fmt: skip
     head = layers(config, "Dense")[-1:]

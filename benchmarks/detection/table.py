@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from ckptdoctor.rules import RULES
 
+from .reasons import reason
 from .score import SIBLINGS, Control, Row
 
 TARGET = 0.95
@@ -75,9 +76,17 @@ def misses(rows: Iterable[Row], patients: bool = False) -> str:
         lines.append([
             code, what, f"{len(group)} of {tried[code, what]}", reach,
             ", ".join(f"{k} ({n})" for k, n in seen.most_common(4)) + "".join(f"; refused: {r}" for r in refused[:2]),
-            "; ".join(where),
+            "; ".join(where), reason(code, what),
         ])  # fmt: skip
-    head = ["code", "fault", "missed", "change of the output", "said there instead", "models"]
+    head = [
+        "code",
+        "fault",
+        "missed",
+        "change of the output",
+        "said there instead",
+        "models",
+        "reason",
+    ]
     return tabulate(lines, head, tablefmt="github", disable_numparse=True)
 
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .torch_models import CLASSES, MLP, MODELS, TABLES, ResNet, Task, images
+from .tasks import CLASSES, TABLES, Task, images
+from .torch_models import MLP, MODELS, ResNet
 from .torch_patient import TorchPatient, build, train
 
 State = dict[str, Any]
@@ -49,7 +50,9 @@ def input_norm(seed: int, _: Path) -> State:
     torch.manual_seed(seed)
     units = 10.0 ** torch.linspace(-3, 5, 20)
     net = nn.Sequential(nn.BatchNorm1d(20), MLP(8))
-    task = Task(lambda rng, n: ((b := TABLES.batch(rng, n))[0] * units + 3 * units, b[1]), TABLES.loss)
+    task = Task(
+        lambda rng, n: ((b := TABLES.batch(rng, n))[0] * units + 3 * units, b[1]), TABLES.loss
+    )
     return fit(net, task, seed, 200).state_dict()
 
 
@@ -78,7 +81,9 @@ def slimmed(seed: int, _: Path) -> State:
     """Gammas under an L1 penalty, as network slimming trains them."""
     net, task = build("unet", seed)
     gammas = [m.weight for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    return fit(net, task, seed, 120, penalty=lambda: 0.02 * sum(g.abs().sum() for g in gammas)).state_dict()
+    return fit(
+        net, task, seed, 120, penalty=lambda: 0.02 * sum(g.abs().sum() for g in gammas)
+    ).state_dict()
 
 
 def dead(seed: int, cache: Path) -> State:
@@ -147,10 +152,13 @@ def scaled_fp8(seed: int, cache: Path) -> State:
 
 def complex_weights(seed: int, _: Path) -> State:
     torch.manual_seed(seed)
-    return {"spectral.weight": torch.randn(8, 8, 4, dtype=torch.complex64) * 0.1, "fc.weight": torch.randn(4, 8)}
+    return {
+        "spectral.weight": torch.randn(8, 8, 4, dtype=torch.complex64) * 0.1,
+        "fc.weight": torch.randn(4, 8),
+    }
 
 
-def huge_moments(seed: int, cache: Path) -> State:
+def huge_moments(seed: int, _: Path) -> State:
     """A loss summed over everything: gradients of 1e5, second moments of 1e10 and more."""
     net, task = build("mlp_bn", seed)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -160,11 +168,15 @@ def huge_moments(seed: int, cache: Path) -> State:
         optimizer.zero_grad()
         (task.loss(net(x), target) * 1e6).backward()
         optimizer.step()
-    return {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "best_loss": float("inf")}
+    return {
+        "model": net.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "best_loss": float("inf"),
+    }
 
 
 def ema_pair(seed: int, cache: Path) -> State:
-    patient, state = trained("resnet_v1", seed, cache)
+    patient, _ = trained("resnet_v1", seed, cache)
     averaged = torch.optim.swa_utils.AveragedModel(
         patient.net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
     )
@@ -219,7 +231,9 @@ def outliers(seed: int, cache: Path) -> State:
     """LayerNorm gains of 40 and columns that undo them: the same function, as large models show it."""
     _, state = trained("transformer", seed, cache)
     first = next(n for n in state if n.startswith("h.0.attn.q") and n.endswith("weight"))
-    for row in [first] if "qkv" in first else [first, first.replace("q_", "k_"), first.replace("q_", "v_")]:
+    for row in (
+        [first] if "qkv" in first else [first, first.replace("q_", "k_"), first.replace("q_", "v_")]
+    ):
         state[row][:, :2] /= 40
     state["h.0.ln_1.weight"][:2] *= 40
     state["h.0.ln_1.bias"][:2] *= 40
@@ -254,7 +268,11 @@ def fixed_filters(seed: int, cache: Path) -> State:
     _, state = trained("resnet_v1", seed, cache)
     tap = torch.tensor([1.0, 2.0, 1.0])
     blur = (tap[:, None] * tap / 16).expand(8, 1, 3, 3).clone()
-    return state | {"pool.filt": blur, "freqs": torch.ones(8, 8), "position_ids": torch.arange(64)[None]}
+    return state | {
+        "pool.filt": blur,
+        "freqs": torch.ones(8, 8),
+        "position_ids": torch.arange(64)[None],
+    }
 
 
 def schedule(kind: int | None = None, **group: Any) -> Control:
@@ -303,7 +321,9 @@ CONTROLS: Mapping[str, Control] = {
     "spectral norm (hooks)": spectral(True),
     "spectral norm (parametrizations)": spectral(False),
     "GroupNorm": normed(lambda c: nn.GroupNorm(4, c)),
-    "InstanceNorm with tracking": normed(lambda c: nn.InstanceNorm2d(c, affine=True, track_running_stats=True)),
+    "InstanceNorm with tracking": normed(
+        lambda c: nn.InstanceNorm2d(c, affine=True, track_running_stats=True)
+    ),
     "BatchNorm with momentum 0.01": normed(lambda c: nn.BatchNorm2d(c, momentum=0.01)),
     "BatchNorm with a cumulative average": normed(lambda c: nn.BatchNorm2d(c, momentum=None)),
     "frozen backbone": frozen,
@@ -316,7 +336,7 @@ CONTROLS: Mapping[str, Control] = {
     "learning rate 30 (AWD-LSTM)": schedule(0, lr=30.0),
     "learning rate 1 (schedule-free SGD)": schedule(0, lr=1.0),
     **{f"untrained {model}": untrained(model) for model in MODELS},
-    "zero-init residual, untrained": lambda seed, _: ResNet(8, pre=False, zero_init=True).state_dict(),
+    "zero-init residual, untrained": lambda *_: ResNet(8, pre=False, zero_init=True).state_dict(),
 }
 
 
@@ -325,7 +345,9 @@ def controls(seed: int, cache: Path, folder: Path) -> Iterator[tuple[str, Path]]
     for number, (name, make) in enumerate(CONTROLS.items()):
         torch.manual_seed(seed)
         state = make(seed, cache)
-        flat = isinstance(state, dict) and all(type(t) is Tensor and not t.is_quantized for t in state.values())
+        flat = isinstance(state, dict) and all(
+            type(t) is Tensor and not t.is_quantized for t in state.values()
+        )
         kind = (number + seed) % 3
         if flat and kind == 0:
             path = folder / "model.safetensors"

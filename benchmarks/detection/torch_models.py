@@ -1,89 +1,26 @@
-"""The torch architectures, tiny, with the data each of them learns from."""
+"""The torch architectures, tiny."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CLASSES = 10
-VOCABULARY = 32
-LENGTH = 16
-SIDE = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Data of one kind, and what the output is compared with.
-
-    Parameters
-    ----------
-    batch
-        Inputs and targets of one step.
-    loss
-        Of outputs and targets.
-    """
-
-    batch: Callable[[torch.Generator, int], tuple[Tensor, Tensor]]
-    loss: Callable[[Tensor, Tensor], Tensor]
-
-
-def images(rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-    """Standardised images: a wave whose direction and frequency is the class, and noise."""
-    label = torch.randint(CLASSES, (count,), generator=rng)
-    axis = torch.linspace(-1, 1, SIDE)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    angle = label[:, None, None] * (torch.pi / CLASSES)
-    phase = torch.rand(count, 1, 1, generator=rng) * 6.28
-    wave = torch.sin((4 + label[:, None, None] % 3 * 2) * (x * angle.cos() + y * angle.sin()) + phase)
-    colour = torch.stack([wave, wave.roll(3, -1), -wave], 1)
-    return colour + 0.5 * torch.randn(colour.shape, generator=rng), label
-
-
-def tables(rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-    """Rows of standardised columns; the class is the largest of fixed projections."""
-    x = torch.randn(count, 20, generator=rng)
-    fixed = torch.Generator().manual_seed(7)
-    return x, (x @ torch.randn(20, CLASSES, generator=fixed)).argmax(1)
-
-
-def blobs(rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-    """Images with a bright disc, and the disc's mask."""
-    axis = torch.linspace(-1, 1, SIDE)
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    centre = torch.rand(count, 2, 1, 1, generator=rng) - 0.5
-    radius = 0.2 + 0.3 * torch.rand(count, 1, 1, generator=rng)
-    mask = ((x - centre[:, 0]) ** 2 + (y - centre[:, 1]) ** 2 < radius**2).float()[:, None]
-    return mask.repeat(1, 3, 1, 1) * 2 - 0.5 + 0.5 * torch.randn(count, 3, SIDE, SIDE, generator=rng), mask
-
-
-def sentences(rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-    """Token sequences in which most steps add a constant: next-token targets."""
-    step = torch.randint(1, 4, (count, 1), generator=rng)
-    start = torch.randint(VOCABULARY, (count, 1), generator=rng)
-    tokens = (start + step * torch.arange(LENGTH + 1)) % VOCABULARY
-    noise = torch.rand(tokens.shape, generator=rng) < 0.05
-    tokens = torch.where(noise, torch.randint(VOCABULARY, tokens.shape, generator=rng), tokens)
-    return tokens[:, :-1], tokens[:, 1:]
-
-
-def sequences(rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-    """Token sequences and which of four steps made them."""
-    tokens, _ = sentences(rng, count)
-    return tokens, (tokens[:, 1] - tokens[:, 0]) % 4
-
-
-def noises(rng: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-    """Latents of a generator, and real images for its discriminator."""
-    return torch.randn(count, 16, generator=rng), blobs(rng, count)[0].clamp(-1, 1)
-
-
-def language_loss(out: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(out.flatten(0, 1), target.flatten())
+from .tasks import (
+    BLOBS,
+    CLASSES,
+    IMAGES,
+    LENGTH,
+    PAIRS,
+    SENTENCES,
+    SEQUENCES,
+    TABLES,
+    VOCABULARY,
+    Task,
+)
 
 
 class BasicBlock(nn.Module):
@@ -117,7 +54,9 @@ class PreBlock(nn.Module):
         self.conv1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(cout)
         self.conv2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False)
-        self.shortcut = nn.Conv2d(cin, cout, 1, stride, bias=False) if stride > 1 or cin != cout else None
+        self.shortcut = (
+            nn.Conv2d(cin, cout, 1, stride, bias=False) if stride > 1 or cin != cout else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(x))
@@ -192,9 +131,16 @@ class MobileNet(nn.Module):
     def __init__(self, width: int, *, se: bool) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.SiLU() if se else nn.ReLU6()
+            nn.Conv2d(3, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.SiLU() if se else nn.ReLU6(),
         )
-        plan = [(width, width, 1), (width, width * 2, 2), (width * 2, width * 2, 1), (width * 2, width * 3, 2)]
+        plan = [
+            (width, width, 1),
+            (width, width * 2, 2),
+            (width * 2, width * 2, 1),
+            (width * 2, width * 3, 2),
+        ]
         self.features = nn.Sequential(*[MBConv(*row, se=se) for row in plan])
         self.head = nn.Sequential(
             nn.Conv2d(width * 3, width * 6, 1, bias=False), nn.BatchNorm2d(width * 6), nn.ReLU()
@@ -305,7 +251,9 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = Attention(width, 4, packed=packed)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln_1(x))
@@ -361,19 +309,13 @@ class TCN(nn.Module):
         return self.out(x.transpose(1, 2))
 
 
-IMAGES = Task(images, F.cross_entropy)
-TABLES = Task(tables, F.cross_entropy)
-BLOBS = Task(blobs, F.binary_cross_entropy_with_logits)
-SENTENCES = Task(sentences, language_loss)
-SEQUENCES = Task(sequences, F.cross_entropy)
-
 MODELS: Mapping[str, tuple[Callable[[int, int], nn.Module], Task]] = {
     "resnet_v1": (lambda w, seed: ResNet(w, pre=False, zero_init=seed % 2 == 1), IMAGES),
     "resnet_v2": (lambda w, _: ResNet(w, pre=True), IMAGES),
     "mobilenet": (lambda w, _: MobileNet(w, se=False), IMAGES),
     "efficientnet": (lambda w, _: MobileNet(w, se=True), IMAGES),
     "unet": (lambda w, _: UNet(w), BLOBS),
-    "dcgan": (lambda w, _: DCGAN(w), Task(noises, F.cross_entropy)),
+    "dcgan": (lambda w, _: DCGAN(w), PAIRS),
     "mlp_bn": (lambda w, _: MLP(w), TABLES),
     "transformer": (lambda w, seed: Transformer(w, packed=seed % 2 == 0), SENTENCES),
     "lstm": (lambda w, _: LSTM(w), SEQUENCES),

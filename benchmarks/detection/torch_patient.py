@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .patients import Array, Patient, Spot, Written
-from .torch_models import MODELS, Task
+from .tasks import Task
+from .torch_models import MODELS
 
 STEPS = {"resnet_v1": 120, "resnet_v2": 120, "mobilenet": 120, "efficientnet": 120, "unet": 120}
 MANY_STEPS = 400  # of the others, which are quick
@@ -111,7 +112,11 @@ class TorchPatient(Patient):
             self.loss = stored["loss"]
         else:
             self.loss = train(self.net, self.task, optimizer, seed, self.steps)
-            stored = {"net": self.net.state_dict(), "optimizer": optimizer.state_dict(), "loss": self.loss}
+            stored = {
+                "net": self.net.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "loss": self.loss,
+            }
             buffer = io.BytesIO()
             torch.save(stored, buffer)
             kept.write_bytes(buffer.getvalue())
@@ -125,7 +130,9 @@ class TorchPatient(Patient):
             owner = memory.setdefault(tensor.data_ptr(), name) if tensor.numel() else name
             if owner != name:
                 self.tied[name] = owner
-        self.weights = {n: t.detach().numpy().copy() for n, t in named.items() if n not in self.tied}
+        self.weights = {
+            n: t.detach().numpy().copy() for n, t in named.items() if n not in self.tied
+        }
         self.state = self._state()
         rng = torch.Generator().manual_seed(99)
         self.fixed = self.task.batch(rng, 16)[0]
@@ -136,7 +143,15 @@ class TorchPatient(Patient):
         script = () if self.model == "tcn" else ("torchscript",)
         # torch refuses to pickle modules with parametrizations
         module = () if self.model == "tcn" and self.seed % 2 else ("module",)
-        return ("state_dict", "checkpoint", "safetensors", "parallel", "lightning", *module, *script)
+        return (
+            "state_dict",
+            "checkpoint",
+            "safetensors",
+            "parallel",
+            "lightning",
+            *module,
+            *script,
+        )
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"epoch": 3, "best_loss": float(self.loss)}
@@ -162,7 +177,9 @@ class TorchPatient(Patient):
         def hook(name: str) -> Callable[..., None]:
             def ran(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
                 if name not in found:
-                    for spot in _describe(name, module, made_by.get(id(inputs[0]) if inputs else 0, "")):
+                    for spot in _describe(
+                        name, module, made_by.get(id(inputs[0]) if inputs else 0, "")
+                    ):
                         found[spot.layer] = spot
                 if isinstance(output, Tensor):
                     alive.extend((output, *inputs))
@@ -203,7 +220,7 @@ class TorchPatient(Patient):
         net = copy.deepcopy(self.net).train()
         check = nn.functional._verify_batch_size
         # what a traced or exported graph does, which has no such check
-        nn.functional._verify_batch_size = lambda size: None
+        nn.functional._verify_batch_size = lambda _: None
         try:
             with torch.no_grad():
                 for batch in batches:
@@ -214,7 +231,9 @@ class TorchPatient(Patient):
 
     def read(self, net: nn.Module) -> dict[str, Array]:
         """Weights of a net like this patient's."""
-        return {n: t.detach().numpy().copy() for n, t in net.state_dict().items() if n not in self.tied}
+        return {
+            n: t.detach().numpy().copy() for n, t in net.state_dict().items() if n not in self.tied
+        }
 
     def write(
         self, folder: Path, layout: str, change: Mapping[str, Any],
@@ -229,7 +248,9 @@ class TorchPatient(Patient):
             tensors = {n: ({**tensors, **tied})[n] for n in order if n in tensors or n in tied}
         prefix = {"checkpoint": "model.", "lightning": "state_dict.model.", "parallel": "module."}
         names = {name: prefix.get(layout, "") + name for name in self.weights}
-        path = folder / {"safetensors": "model.safetensors", "lightning": "last.ckpt"}.get(layout, "model.pt")
+        path = folder / {"safetensors": "model.safetensors", "lightning": "last.ckpt"}.get(
+            layout, "model.pt"
+        )
         if layout == "safetensors":
             save_file(tensors, path)
         elif layout in ("module", "torchscript"):
@@ -303,12 +324,17 @@ def _script(net: nn.Module, inputs: Tensor) -> torch.jit.ScriptModule:
 
 def _describe(name: str, module: nn.Module, feeder: str) -> list[Spot]:
     """Spots that a module is."""
-    own = {n: f"{name}.{n}" for n, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))}
+    own = {
+        n: f"{name}.{n}"
+        for n, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    }
     bias = {"bias": own["bias"]} if "bias" in own else {}
     if isinstance(module, BATCHNORMS):
         words = {"weight": "gamma", "bias": "beta", "running_mean": "mean", "running_var": "var",
                  "num_batches_tracked": "count"}  # fmt: skip
-        return [Spot(layer=name, kind="bn", parts={words[n]: p for n, p in own.items()}, feeder=feeder)]
+        return [
+            Spot(layer=name, kind="bn", parts={words[n]: p for n, p in own.items()}, feeder=feeder)
+        ]
     if isinstance(module, NORMS):
         return [Spot(layer=name, kind="norm", parts={"gamma": own["weight"], "beta": own["bias"]})]
     if isinstance(module, nn.LSTM):
@@ -321,9 +347,17 @@ def _describe(name: str, module: nn.Module, feeder: str) -> list[Spot]:
     if not isinstance(module, KERNELS):
         return []
     if "weight_g" in own:
-        return [Spot(layer=name, kind="weightnorm", parts={"g": own["weight_g"], "v": own["weight_v"], **bias})]
+        return [
+            Spot(
+                layer=name,
+                kind="weightnorm",
+                parts={"g": own["weight_g"], "v": own["weight_v"], **bias},
+            )
+        ]
     if hasattr(module, "parametrizations"):
         base = f"{name}.parametrizations.weight.original"
-        return [Spot(layer=name, kind="weightnorm", parts={"g": base + "0", "v": base + "1", **bias})]
+        return [
+            Spot(layer=name, kind="weightnorm", parts={"g": base + "0", "v": base + "1", **bias})
+        ]
     out = 1 if isinstance(module, nn.ConvTranspose2d) else 0
     return [Spot(layer=name, kind="kernel", parts={"kernel": own["weight"], **bias}, out=out)]

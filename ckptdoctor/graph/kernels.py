@@ -59,15 +59,13 @@ def fit(layer: Layer, channels: int) -> Fit:
     if "pointwise" in parts:
         outputs = parts["pointwise"].shape[-1] == channels
         return Fit(layer.unit_axes if outputs else (), outputs, shape[-2] == channels)
+    usual, other = 0, 1
     if layer.keras:
         usual, other = rank - 1, rank - 2
-    else:
-        usual, other = 0, 1
-    usual_axes, told = layer.unit_axes, _told(layer, shape[usual], shape[other])
-    if len(usual_axes) > 1 or (layer.keras and shape[usual] == 1 and rank > 2):  # depthwise
-        both = (rank - 2, rank - 1)
-        outputs = shape[-2] * shape[-1] == channels
-        return Fit(both if outputs else (), outputs, shape[-2] == channels)
+        if len(layer.unit_axes) > 1 or (shape[usual] == 1 and rank > 2):  # depthwise
+            outputs = shape[other] * shape[usual] == channels
+            return Fit((other, usual) if outputs else (), outputs, shape[other] == channels)
+    told = _told(layer, shape[usual], shape[other])
     if told == "transposed":
         outputs = shape[other] == channels
         return Fit((other,) if outputs else (), outputs, shape[usual] == channels)

@@ -7,25 +7,24 @@ front of it.  What neither tells is unknown.
 
 from __future__ import annotations
 
+import bisect
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..layers import Layer
 from .feeds import Feed
 from .kernels import NO_FIT, Fit, fit, is_kernel
-from .siblings import Place, children_of, place_of
+from .siblings import Place, is_number, place_of, siblings_of
+from .sides import Sides
 from .words import (
     FAMILIES,
+    around,
     closeness,
-    generic,
     is_bare,
     is_distant,
-    is_number,
     is_pointwise,
     is_side_path,
-    partner,
     representative,
 )
 
@@ -36,6 +35,8 @@ PRE_PAIR = "names that pair up, each norm before its own kernel"
 SEQUENTIAL = "consecutive numbers"
 ALPHABET = "names do not tell, and the file lists them by alphabet"
 MAX_THROUGH = 8
+MAX_COMPARISONS = 300_000
+"""Of names in one net: half a second; nets of 1,000 BatchNorms need some thousands."""
 _AUTOMATIC = r"(sync_)?batch_normalization(_v1)?(_\d+)?"
 
 Sequences = Mapping[str, Sequence[tuple[str, str]]]
@@ -85,7 +86,7 @@ class _Net:
         self.sequences = sequences
         parents = {place.parent for place in self.norms}
         parents |= {norm.parent.rpartition(".")[0] for norm in self.norms if is_number(norm.leaf)}
-        self.children = children_of(self.places, parents)
+        self.siblings = siblings_of(self.places, parents)
         self.named: dict[str, Place | None] = {}
         for place in self.places:
             if is_kernel(place.layer):
@@ -93,8 +94,9 @@ class _Net:
         self.feeds: dict[str, Feed] = {}
         self.open: list[_Open] = []
         self.before: list[tuple[Place, Place]] = []
-        self.votes: Counter[tuple[str, str]] = Counter()
-        self.widths: Counter[int] = Counter()
+        self.sides = Sides(self.places)
+        self.able: dict[tuple[str, int], list[Place]] = {}
+        self.budget = MAX_COMPARISONS
 
     def solve(self) -> dict[str, Feed]:
         """Go through all BatchNorms, then settle those that others tell about."""
@@ -147,7 +149,7 @@ class _Net:
         )
 
     def _family(self, norm: Place) -> bool:
-        children = self.children[norm.parent]
+        children = self.siblings[norm.parent].children
         for row in FAMILIES:
             if norm.leaf in [bn for _, bn in row] and all(kernel in children for kernel, _ in row):
                 word = next(kernel for kernel, bn in row if bn == norm.leaf)
@@ -161,21 +163,15 @@ class _Net:
     def _sequential(self, norm: Place) -> bool:
         """Go back from ``5`` to ``4`` and so on to what stands in front in a Sequential."""
         number = int(norm.leaf[:18])
-        children = self.children[norm.parent]
-        earlier = [
-            (int(word[:18]), child)
-            for word, child in children.items()
-            if is_number(word) and int(word[:18]) < number
-        ]
-        if not earlier:
+        siblings = self.siblings[norm.parent]
+        place = bisect.bisect_left(siblings.numbered, number, key=lambda pair: pair[0])
+        if not place or siblings.only_norms:
             return False
-        at, child = max(earlier, key=lambda pair: pair[0])
+        at, child = siblings.numbered[place - 1]
         kernel = representative(child, norm.layer.channels)
         if kernel is None and child.holds("batchnorm", "norm"):
             if child.direct is None:
                 return self._unknown(norm, "a block stands before it")
-            if all(each.holds("batchnorm", "norm") for _, each in earlier):
-                return False  # a list of normalisations
             return self._unknown(norm, SEQUENTIAL, "norm")
         found = fit(kernel.layer, norm.layer.channels) if kernel else NO_FIT
         how = "the module's Sequential" if norm.parent in self.sequences else SEQUENTIAL
@@ -196,13 +192,14 @@ class _Net:
     def _parallel_lists(self, norm: Place) -> bool:
         """``bns.3`` and ``convs.3``: two lists side by side."""
         above, _, word = norm.parent.rpartition(".")
-        pattern = partner(word)
+        parts = around(word)
         found: list[Place] = []
-        for other in self.children.get(above, {}):
+        siblings = self.siblings[above].children if self._afford(above) else {}
+        for other in siblings:
             kernel = self.named.get(f"{above}.{other}.{norm.leaf}".lstrip("."))
             if other == word or kernel is None or not fit(kernel.layer, norm.layer.channels).sure:
                 continue
-            if pattern and pattern.fullmatch(other.lower()):
+            if parts and closeness(parts, other) is not None:
                 return self._either_side(norm, kernel)
             found.append(kernel)
         if len(found) == 1:
@@ -213,18 +210,21 @@ class _Net:
 
     def _paired(self, norm: Place) -> bool:
         """``bn2`` and ``conv2``: a sibling whose name differs in the word for the layer only."""
-        pattern = partner(norm.leaf)
-        if pattern is None:
+        parts = around(norm.leaf)
+        if parts is None:
             return False
         channels = norm.layer.channels
         ranked: dict[int, list[Place]] = {}
-        for word, child in self.children[norm.parent].items():
-            match = pattern.fullmatch(word.lower()[:100])
-            kernel = representative(child, channels) if match else None
-            if kernel is None or not match:
-                continue
-            close = closeness(match)
-            if not close or not is_side_path(word):
+        candidates = self.siblings[norm.parent].of_numbers(norm.leaf)
+        self.budget -= len(candidates)
+        for child in candidates if self.budget > 0 else ():
+            close = closeness(parts, child.word)
+            kernel = representative(child, channels) if close is not None else None
+            if (
+                kernel is not None
+                and close is not None
+                and not (close and is_side_path(child.word))
+            ):
                 ranked.setdefault(close, []).append(kernel)
         for close, kernels in sorted(ranked.items()):
             able = [k for k in kernels if self._able(norm, k)]
@@ -236,30 +236,28 @@ class _Net:
                 return self._unknown(norm, "several kernels pair up with its name")
             fed = next((kernel for kernel in kernels if fit(kernel.layer, channels).takes), None)
             if fed is not None:
-                self._vote("before", norm)
+                self.sides.vote("before", norm)
                 self.before.append((norm, fed))
                 return True
         return False
 
-    def _vote(self, side: str, norm: Place) -> None:
-        """Count a pair whose shapes leave no choice, for others of the same names."""
-        for kind in ("", generic(norm.leaf), generic(norm.name)):
-            self.votes[side, kind] += 1
-
-    def _is_usual(self, kernel: Place) -> bool:
-        """Whether other kernels of the net have as few inputs; an image's are taken by one."""
-        inputs = _width(kernel)
-        if not self.widths:
-            self.widths.update(_width(place) for place in self.places if is_kernel(place.layer))
-        return inputs > 4 or self.widths[inputs] > 1
-
     def _alone(self, norm: Place) -> bool:
         """Whether only one of a norm's siblings could feed it, and only it could be fed."""
-        channels = norm.layer.channels
-        direct = [child.direct for child in self.children[norm.parent].values()]
-        kernels = [p for p in direct if p and is_kernel(p.layer) and fit(p.layer, channels).sure]
-        norms = [p for p in direct if p and p.layer.kind == "batchnorm"]
-        return len(kernels) == 1 and all(norm is p or p.layer.channels != channels for p in norms)
+        rivals = self.siblings[norm.parent].channels[norm.layer.channels]
+        return rivals == 1 == len(self._able_beside(norm))
+
+    def _able_beside(self, norm: Place) -> list[Place]:
+        """Siblings of the right outputs; looked for once per number of channels."""
+        key = norm.parent, norm.layer.channels
+        if key not in self.able and self._afford(norm.parent):
+            kernels = self.siblings[norm.parent].kernels
+            self.able[key] = [place for place in kernels if fit(place.layer, key[1]).sure]
+        return self.able.get(key, [])
+
+    def _afford(self, parent: str) -> bool:
+        """Whether looking at all children of a parent is within the budget of the net."""
+        self.budget -= len(self.siblings[parent].children)
+        return self.budget > 0
 
     def _able(self, norm: Place, kernel: Place) -> bool:
         found = fit(kernel.layer, norm.layer.channels)
@@ -270,36 +268,27 @@ class _Net:
         if self.in_order:
             earlier = [kernel for kernel in able if kernel.at < norm.at]
             return earlier[-1] if earlier else able[0] if able else None
-        norms = [c for c in self.children[norm.parent].values() if c.holds("batchnorm")]
         point = [kernel for kernel in able if is_pointwise(kernel.leaf)]
-        return point[0] if len(point) == 1 == len(norms) else None
+        return point[0] if len(point) == 1 == len(self.siblings[norm.parent].norms) else None
 
     def _either_side(self, norm: Place, kernel: Place) -> bool:
         """Decide whether a kernel of the right outputs feeds the BatchNorm, or is fed by it."""
         found = fit(kernel.layer, norm.layer.channels)
         if self.in_order and kernel.at < norm.at:
             return self._say(norm, kernel, found, PAIR)
-        grouped = found.grouped and self._is_usual(kernel)
-        if found.takes or grouped:
-            if not found.takes:
-                self._vote("rather behind", norm)
+        if self.sides.open(norm, kernel, found):
             self.open.append(_Open(norm, kernel, found))
             return True
-        self._vote("behind", norm)
+        self.sides.vote("behind", norm)
         return self._say(norm, kernel, found, PAIR)
 
     def _settle(self) -> None:
         """Decide open pairs as those of the same names whose shapes leave no choice."""
         for norm, kernel, found in self.open:
-            behind = before = 0
-            for kind in (generic(norm.name), generic(norm.leaf), ""):
-                if not behind and not before:
-                    behind, before = self.votes["behind", kind], self.votes["before", kind]
-            if not behind and not before:  # a grouped convolution is the less likely reading
-                behind = self.votes["rather behind", ""]
-            if behind > 3 * before:
+            told = self.sides.told(norm)
+            if told == "behind":
                 self._say(norm, kernel, found, PAIR)
-            elif self.in_order or before > 3 * behind:
+            elif self.in_order or told == "before":
                 self.before.append((norm, kernel))
             elif found.takes:
                 self._unknown(norm, "it could stand before or behind its kernel")
@@ -313,9 +302,11 @@ class _Net:
             self._nearest(norm)
             return
         if match and int(match[2][:18]) > 0:
-            pattern = partner(f"{match[1]}{int(match[2][:18]) - 1}{match[3]}")
-            for word, child in self.children[norm.parent].items():
-                if pattern and pattern.fullmatch(word.lower()[:100]):
+            leaf = f"{match[1]}{int(match[2][:18]) - 1}{match[3]}"
+            parts = around(leaf)
+            for child in self.siblings[norm.parent].of_numbers(leaf):
+                self.budget -= 1
+                if parts and self.budget > 0 and closeness(parts, child.word) is not None:
                     kernel = representative(child, norm.layer.channels)
                     found = fit(kernel.layer, norm.layer.channels) if kernel else NO_FIT
                     if kernel and found.sure and self._say(norm, kernel, found, PRE_PAIR):
@@ -331,8 +322,7 @@ class _Net:
             return self._only(norm)
         if is_distant(norm.leaf):
             return self._unknown(norm, "its name pairs it with no kernel")
-        children = self.children[norm.parent].values()
-        for child in reversed([each for each in children if each.places[0].at < norm.at]):
+        for child in self.siblings[norm.parent].before(norm.leaf):
             if is_side_path(child.word):
                 continue
             kernel = representative(child, channels)
@@ -347,12 +337,8 @@ class _Net:
 
     def _only(self, norm: Place) -> bool:
         """Take the only fitting kernel beside the only norm, where order says nothing."""
-        channels = norm.layer.channels
         if self._alone(norm) and is_bare(norm.leaf):
-            for child in self.children[norm.parent].values():
-                kernel = child.direct
-                if kernel and is_kernel(kernel.layer) and fit(kernel.layer, channels).sure:
-                    return self._either_side(norm, kernel)
+            return self._either_side(norm, self._able_beside(norm)[0])
         return self._unknown(norm, ALPHABET)
 
     # --- names that Keras made up ----------------------------------------------------------------
@@ -360,10 +346,8 @@ class _Net:
     def _automatic(self, parent: str, norms: Sequence[Place]) -> None:
         """Pair ``batch_normalization_3`` with the fourth convolution, if all of them agree."""
         families: dict[str, list[Place]] = {}
-        for child in self.children[parent].values():
-            place = child.direct
-            if place is not None and is_kernel(place.layer):
-                families.setdefault(re.sub(r"_\d+$", "", place.leaf), []).append(place)
+        for place in self.siblings[parent].kernels:
+            families.setdefault(re.sub(r"_\d+$", "", place.leaf), []).append(place)
         for kernels in families.values():
             pairs = list(zip(norms, kernels, strict=False))
             fits = [fit(kernel.layer, norm.layer.channels) for norm, kernel in pairs]
@@ -373,11 +357,3 @@ class _Net:
                 return
         for norm in norms:
             self._only(norm)
-
-
-def _width(kernel: Place) -> int:
-    """Count the inputs of one group of a convolution; 0 for a dense layer."""
-    info = kernel.layer.weights
-    if info is None or len(info.shape) < 3:
-        return 0
-    return info.shape[-2] if kernel.layer.keras else info.shape[1]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..layers import Layer
 from ..tensors import TensorInfo
+from .feeds import Feed
 
-__all__ = ["alphabetical", "natural_key", "net_of", "split"]
+__all__ = ["alphabetical", "by_numbers", "natural_key", "net_of", "split"]
 
 _WRAPPERS = frozenset(
     {"module", "model", "state_dict", "_orig_mod", "_forward_module", "model_weights"}
@@ -119,3 +120,37 @@ def natural_key() -> Callable[[str], tuple[object, ...]]:
 
 def _is(words: str, word: str) -> bool:
     return re.fullmatch(words, word[:40], re.IGNORECASE) is not None
+
+
+def by_numbers(layers: Sequence[Layer], feeds: Mapping[str, Feed]) -> list[Layer]:
+    """Order of the layers of a Keras 3 weights file, which numbers those of each class in order.
+
+    The numbers of the BatchNorms lead; before each come the kernels of its kernel's class up to
+    it.  Layers that no BatchNorm follows keep the order of ``layers``.
+    """
+    chains: dict[str, list[Layer]] = {}
+    for layer in layers:
+        chains.setdefault(re.sub(r"_\d+$", "", layer.key.removesuffix("/vars")), []).append(layer)
+    place: dict[str, tuple[list[Layer], int]] = {}
+    for chain in chains.values():
+        chain.sort(key=lambda layer: (len(layer.key), layer.key))
+        place |= {layer.key: (chain, at) for at, layer in enumerate(chain)}
+    done: dict[str, Layer] = {}
+    norms = [layer for layer in layers if layer.kind == "batchnorm"]
+    # the models inside come before what is built on them
+    for norm in sorted(norms, key=lambda layer: (-layer.key.count("/"), *_number(layer.key))):
+        kernel = feeds[norm.key].kernel
+        if kernel is not None and kernel.key in place and kernel.key not in done:
+            chain, at = place[kernel.key]
+            start = at
+            while start and chain[start - 1].key not in done:
+                start -= 1
+            done |= {layer.key: layer for layer in chain[start : at + 1]}
+        done[norm.key] = norm
+    return [*done.values(), *(layer for layer in layers if layer.key not in done)]
+
+
+def _number(key: str) -> tuple[str, int]:
+    """Name of a numbered group, and its number; the first has none."""
+    match = re.fullmatch(r"(.*?)(?:_([0-9]{1,18}))?/vars", key, re.DOTALL)
+    return (match[1], int(match[2] or 0)) if match else (key, 0)

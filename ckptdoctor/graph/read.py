@@ -12,7 +12,7 @@ from .config import config_feeds
 from .feeds import Feed, Graph, LazyOrder
 from .kernels import is_kernel
 from .names import name_feeds
-from .order import alphabetical, natural_key, net_of
+from .order import alphabetical, by_numbers, natural_key, net_of
 
 __all__ = ["read_graph"]
 
@@ -80,7 +80,9 @@ def _from_names(table: TensorTable, layers: Sequence[Layer], sorted_names: bool 
         found: dict[str, Feed] = {}
         if any(layer.kind == "batchnorm" for layer in net):
             found, ahead = name_feeds(ordered, in_order=not sorted_names, sequences=sequences)
-            if sorted_names:
+            if sorted_names and all(layer.key.endswith("/vars") for layer in net):
+                ordered = by_numbers(ordered, found)
+            elif sorted_names:
                 ordered = _beside_kernels(ordered, found, ahead)
             first |= _first(ordered, found, trusted=not sorted_names)
         feeds |= found
@@ -149,7 +151,9 @@ def _first(ordered: Sequence[Layer], feeds: dict[str, Feed], *, trusted: bool) -
     """
     first: set[str] = set()
     outputs: set[int] = set()
-    normalised = False
+    # a layer that normalises the input may stand anywhere in an alphabetical file
+    prepared = any(layer.kind == "normalization" for layer in ordered)
+    normalised = prepared and not trusted
     taken = 0
     for layer in ordered:
         if is_kernel(layer):
@@ -162,7 +166,8 @@ def _first(ordered: Sequence[Layer], feeds: dict[str, Feed], *, trusted: bool) -
             if feed.source == "unknown" and (alone or named):
                 feeds[layer.key] = feed._replace(source="input", how="no kernel stands before it")
                 first.add(layer.key)
-            if not normalised or (feed.kernel and _branches(feed.kernel, taken, outputs)):
+            branch = feed.kernel and not prepared and _branches(feed.kernel, taken, outputs)
+            if branch or not normalised:
                 first.add(layer.key)
             normalised = True
         elif layer.kind in _NORMALISING:

@@ -11,6 +11,7 @@ __all__ = ["Groups", "group_tensors", "last_word", "plain"]
 Groups = dict[str, dict[str, TensorInfo]]
 """Path -> last component -> tensor, in file order."""
 
+MAX_NUMBERS = 16
 _PARAMETRIZED = ".parametrizations.weight"
 _LORA = r"(?P<pre>.*?)[._]?lora[._]?(?:embedding_)?(?P<side>A|B|down|up)(?:\.(?P<adapter>[^.]+))?"
 _RECURRENT = r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_(l\d+(?:_reverse)?)"
@@ -113,14 +114,16 @@ def last_word(key: str) -> str:
     >>> last_word("model.embeds.3"), last_word("resnet/conv1"), last_word("0")
     ('embeds', 'conv1', '')
     """
-    while True:
-        cut = max(key.rfind("."), key.rfind("/"))
-        word = key[cut + 1 :]
+    end = len(key)
+    for _ in range(MAX_NUMBERS):
+        cut = max(key.rfind(".", 0, end), key.rfind("/", 0, end))
+        word = key[cut + 1 : end]
         if not word.isdigit():
             return word
         if cut < 0:
-            return ""
-        key = key[:cut]
+            break
+        end = cut
+    return ""
 
 
 def plain(leaf: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import re
 from collections.abc import Mapping
@@ -17,15 +18,16 @@ __all__ = ["read_layers"]
 
 
 class _Told(NamedTuple):
-    """What a group of tensors is: the kind, and leaf -> part as this file spells the leaves."""
+    """What a group of tensors may be, with the leaves as this file spells them (``kernel:0``)."""
 
     kind: Kind
     parts: Mapping[str, str]
     seen_in: str
+    above: str
 
 
 _CORRECTED = frozenset({"conv", "dense", "embedding", "norm"})
-_Memo = dict[object, _Told | None]
+_Memo = dict[object, tuple[_Told, ...]]
 
 
 def read_layers(table: TensorTable) -> Layers:
@@ -70,13 +72,13 @@ def _layer(
     # most groups of a file look like one before: a transformer of 100,000 tensors has ten kinds
     signature: object
     if len(group) == 1:
-        signature = last_word(key), leaf, len(first.shape), first.shape == (1,)
+        signature = leaf, len(first.shape), first.shape == (1,)
     else:
-        word = last_word(key) if len(group) == 2 else ""
-        signature = word, *[(leaf, len(info.shape)) for leaf, info in group.items()]
-    if signature not in memo:
-        memo[signature] = _conventional(group, last_word(key))
-    told = memo[signature]
+        signature = tuple([(leaf, len(info.shape)) for leaf, info in group.items()])
+    rows = memo.get(signature)
+    if rows is None:
+        rows = memo[signature] = _possible(group)
+    told = next((row for row in rows if not row.above or _named(row.above, last_word(key))), None)
     if told is None:
         return None
     kind, class_name = told.kind, ""
@@ -101,27 +103,31 @@ def _layer(
     )
 
 
-def _conventional(group: Mapping[str, TensorInfo], above: str) -> _Told | None:
-    """First row that fits, with the leaves as this file spells them (``kernel:0``)."""
+def _possible(group: Mapping[str, TensorInfo]) -> tuple[_Told, ...]:
+    """Rows that a group may be by its leaves and shapes, to the first that asks for no name."""
     spelt = {plain(leaf): leaf for leaf in group}
+    found: list[_Told] = []
     for row in CONVENTIONS:
-        if all(leaf in spelt for leaf in row.needs) and _fits(row, group, spelt, above):
+        if all(leaf in spelt for leaf in row.needs) and _fits(row, group, spelt):
             parts = {spelt[leaf]: part for leaf, part in row.parts.items() if leaf in spelt}
-            return _Told(row.kind, parts, row.seen_in)
-    return None
+            found.append(_Told(row.kind, parts, row.seen_in, row.above))
+            if not row.above:
+                break
+    return tuple(found)
 
 
-def _fits(
-    row: Convention, group: Mapping[str, TensorInfo], spelt: Mapping[str, str], above: str
-) -> bool:
+def _fits(row: Convention, group: Mapping[str, TensorInfo], spelt: Mapping[str, str]) -> bool:
     needed = group[spelt[row.needs[0]]]
     if not row.dims[0] <= len(needed.shape) <= row.dims[1]:
         return False
     if row.kind == "norm" and needed.shape == (1,) and len(group) == 1:
         return False  # one number: the slope of a PReLU, a learned scale
-    if any(leaf in spelt for leaf in row.lacks):
-        return False
-    return not row.above or bool(re.fullmatch(row.above, above[:200], re.IGNORECASE | re.DOTALL))
+    return not any(leaf in spelt for leaf in row.lacks)
+
+
+@functools.lru_cache(maxsize=4096)
+def _named(above: str, word: str) -> bool:
+    return re.fullmatch(above, word[:200], re.IGNORECASE | re.DOTALL) is not None
 
 
 def _name(info: TensorInfo, key: str) -> str:

@@ -201,8 +201,8 @@ class Norms:
             if norm.first or not finite:
                 continue
             reference = norm.reference
-            if reference is not None and reference.exact and mean > 0:
-                share = mean / (reference.rough + norm.epsilon)
+            if reference is not None and reference.exact and mean > 0 and reference.rough > 0:
+                share = mean / reference.rough
                 shares.setdefault(norm.layer.role, []).append(share)
         return {role: float(np.median(s)) for role, s in shares.items() if len(s) > 2}
 

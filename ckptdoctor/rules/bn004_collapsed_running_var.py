@@ -10,7 +10,7 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..tensors import Array
 from .base import Case, Context, Rule, rule, threshold
-from .batchnorm import Norm, channel_list, norms_of
+from .batchnorm import Norm, channel_list, norms_of, short
 
 _EYE = np.eye(4, dtype=np.float32)[:, :, None, None]
 
@@ -68,7 +68,7 @@ class CollapsedRunningVar(Rule):
         1e-4,
         unit="times the squared norm of the kernel",
         why="the kernel makes more than that of any input that is normalised",
-        healthy="0 of 1,185 interior layers of 59 files have no channel above; the least 3.3e-3",
+        healthy="0 of 1,177 interior layers of 57 files have no channel above; the least 3.3e-3",
     )
     deviations: float = threshold(
         30,
@@ -191,10 +191,10 @@ class CollapsedRunningVar(Rule):
             return np.asarray(np.abs(mean) > self.deviations * np.sqrt(var + norm.epsilon))
 
     def _whole(self, norm: Norm, var: Array, gains: Array) -> Finding:
-        all_ = "all" if var.size > 1 else "the only"
+        channels = f"all {var.size:,} channels" if var.size > 1 else "the only channel"
         message = (
-            f"{all_} {var.size:,} channels have a running variance of {var.max():.3g} or less: "
-            f"what moves in them is amplified {np.median(gains):,.3g} times"
+            f"running variances of {var.max():.3g} or less in {channels}: what moves in them is "
+            f"amplified {short(np.median(gains))} times"
         )
         return self.finding(
             norm.layer.parts["var"],
@@ -208,15 +208,19 @@ class CollapsedRunningVar(Rule):
         )
 
     def _some(self, norm: Norm, bad: Array, gains: Array, severity: Severity) -> Finding:
+        var = norm.var
+        constant = var is not None and bool((var[bad] < self.constant * norm.epsilon).all())
+        why = "were constant in training" if constant else "have a variance that their mean denies"
         message = (
-            f"{int(bad.sum()):,} of {bad.size:,} channels ({channel_list(bad)}) were constant in "
-            f"training: amplified up to {gains[bad].max():,.3g} times when they move"
+            f"{int(bad.sum()):,} of {bad.size:,} channels ({channel_list(bad)}) {why}: amplified "
+            f"up to {short(gains[bad].max())} times when they move"
         )
+        limit = f"variance under {self.constant:g} times epsilon {norm.epsilon:g}"
         return self.finding(
             norm.layer.parts["var"],
             message,
             severity=severity,
-            limit=f"variance under {self.constant:g} times epsilon {norm.epsilon:g}",
+            limit=limit if constant else f"mean over {self.deviations:g} deviations from zero",
             channels=bad.size,
             collapsed=int(bad.sum()),
             gain=float(gains[bad].max()),

@@ -10,7 +10,6 @@ from ..tensors import LayerConfig
 from .base import Case, Context, Rule, rule
 
 _FRESH = {"bn.running_mean": [0.0, 0.0], "bn.running_var": [1.0, 1.0]}
-_MOVED = {"bn.running_mean": [0.1, 0.2], "bn.running_var": [0.5, 2.0]}
 _KERAS = {"bn/moving_mean": [0.0, 0.0], "bn/moving_variance": [1.0, 1.0]}
 
 
@@ -67,7 +66,8 @@ class MomentumNeverUpdates(Rule):
     sick = (
         Case("torch: nothing of any batch", _FRESH, layers=_torch(0.0)),
         Case("Keras: all of the old value", _KERAS, layers=_keras(1.0)),
-        Case("frozen with statistics of other origin", _MOVED, {}, Severity.NOTE,
+        Case("frozen with statistics of other origin",
+             {"bn.running_mean": [0.1, 0.2], "bn.running_var": [0.5, 2.0]}, {}, Severity.NOTE,
              layers=_torch(0.0)),
     )  # fmt: skip
 

@@ -27,9 +27,6 @@ from .precision import (
 MOST = 1024
 """Tensors whose values are read at most, the smallest first: 30 ms where all are suspect."""
 
-_SMALL = half([[1e-6, -2e-6], [3e-6, 0.0]])
-_GAINS = {"bn.weight": half([1e-6, 2e-6]), "bn.running_var": half([1.0, 1.0])}
-_TINY = half([[1e-7, 3e-7, 0.0, 0.0]])
 _MOMENTS = "optimizer.state.0.exp_avg_sq"
 
 
@@ -104,15 +101,16 @@ class UnderflowsInDtype(Rule):
              cast_to="float16"),
     )  # fmt: skip
     sick = (
-        Case("weights of 1e-6 stored in float16", {"fc.weight": _SMALL}),
-        Case("Adam's second moments in float16", {_MOMENTS: _TINY},
+        Case("weights of 1e-6 stored in float16", {"fc.weight": half([[1e-6, -2e-6], [3e-6, 0.0]])}),
+        Case("Adam's second moments in float16", {_MOMENTS: half([[1e-7, 3e-7, 0.0]])},
              {_MOMENTS: "optimizer"}),
         Case("a cast that leaves few digits", {"fc.weight": [[1e-6, -2e-6]]}, cast_to="float16"),
         Case("a layer that the cast erases", {"fc.weight": [[1e-9, -2e-9]]}, {}, Severity.ERROR,
              cast_to="float16"),
         Case("a variance that becomes 0", {"bn.running_var": [5e-4, 1.0, 1.0]},
              cast_to="float8_e4m3fn"),
-        Case("gains of a pruned layer", _GAINS, {}, Severity.NOTE),
+        Case("gains of a pruned layer", {"bn.weight": half([1e-6, 2e-6]),
+             "bn.running_var": half([1.0, 1.0])}, {}, Severity.NOTE),
     )  # fmt: skip
 
     def check(self, ctx: Context) -> Iterator[Finding]:

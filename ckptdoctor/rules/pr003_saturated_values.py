@@ -12,8 +12,6 @@ from ..tensors import TensorInfo
 from .base import Case, Context, Rule, rule, threshold
 from .precision import NARROW, SERVED, Narrow, half, is_float, magnitude, sample, target
 
-_CLAMPED = [[448.0, -448.0, 448.0, 3.0], [448.0, 448.0, -448.0, 1.0]]
-
 
 @rule
 class SaturatedValues(Rule):
@@ -74,8 +72,9 @@ class SaturatedValues(Rule):
         Case("a clamped variance", {"bn.running_var": half([65504, 1.0])}),
         Case("a clamped weight", {"fc.weight": half([[-65504, 1.0]])}),
         Case("clamped ahead of the cast", {"fc.weight": [[65504.0, 1.0]]}, cast_to="float16"),
-        Case("a head clamped to 8 bits", {"fc.weight": _CLAMPED}, cast_to="float8_e4m3fn"),
-    )
+        Case("a head clamped to 8 bits", {"fc.weight": [[448.0, 448.0, -448.0], [448.0, 448.0, 1.0]]},
+             cast_to="float8_e4m3fn"),
+    )  # fmt: skip
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         asked = target(ctx.cast_to)

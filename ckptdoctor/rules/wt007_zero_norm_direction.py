@@ -71,8 +71,8 @@ class ZeroNormDirection(Rule):
 
     def _rows(self, ctx: Context, kernel: Kernel, zeros: int) -> Iterator[Finding]:
         info, length = kernel.info, kernel.layer.parts["g"]
-        rows = max(1, length.size)
-        if zeros < info.size // rows:
+        rows = length.size
+        if not rows or zeros < info.size // rows:
             return  # too few for one row
         bad = _without_norm(ctx, info, length)
         if not bad:

@@ -121,8 +121,6 @@ class ZeroOrNonfiniteScale(Rule):
 
     def _gain(self, ctx: Context, layer: Layer, info: TensorInfo) -> list[Finding]:
         stats = ctx.stats[info.name]
-        if not stats.count or stats.zeros < stats.count:
-            return []
         beta = layer.parts.get("beta")
         offset = ctx.stats[beta.name] if beta is not None else None
         if trained(ctx) is False or not self._around_one(ctx, info):

@@ -237,3 +237,40 @@ class TestAdvice:
 
 def test_causes_are_named_as_they_are_listed():
     assert all(name == row.name for name, row in CAUSES.items())
+
+
+class TestObservations:
+    @pytest.mark.parametrize(
+        "name", ["o.0.exp_avg_sq", "optimizer/v/fc/kernel", "optimizer/adam/fc_velocity"]
+    )
+    def test_second_moments_of_inf_are_squares_out_of_range(self, name):
+        arrays = {"w.weight": [[1.0]], name: [INF]}
+        d = diagnosis(arrays, finding("TS001", name, role="optimizer"), roles={name: "optimizer"})
+        assert d.causes[0].observation.startswith("second moments are Inf")
+
+    def test_first_moments_of_inf_are_gradients(self):
+        arrays = {"w.weight": [[1.0]], "o.exp_avg": [INF]}
+        d = diagnosis(
+            arrays,
+            finding("TS001", "o.exp_avg", role="optimizer"),
+            roles={"o.exp_avg": "optimizer"},
+        )
+        assert d.causes[0].observation.startswith("moments are made of gradients")
+
+    def test_statistics_that_are_not_finite_have_not_just_grown(self):
+        arrays, found = lost("bn3")
+        arrays["bn2.running_var"][:] = [8958.0] * 15 + [INF]
+        d = diagnosis(arrays, *found, finding("BN003", "bn2.running_var"), **MIXED)
+        assert "has grown" not in d.causes[0].observation
+
+    @pytest.mark.parametrize(
+        ("bad", "verb"), [(1, "1 of its 3 channels is"), (2, "2 of its 3 channels are")]
+    )
+    def test_channels_are_counted(self, bad, verb):
+        mean = [NAN] * bad + [0.5] * (3 - bad)
+        ctx = context_of({"bn.running_mean": mean, "bn.running_var": [1.0] * 3})
+        ctx._graph = ctx.graph._replace(
+            feeds={"bn": Feed(None, "input", "test")}, first=frozenset({"bn"})
+        )
+        (d,) = conclude(ctx, (finding("BN001", "bn.running_mean"),), file="m.pt")
+        assert verb in d.causes[0].observation

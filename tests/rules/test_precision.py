@@ -259,6 +259,8 @@ def test_cast_and_stored_never_speak_of_one_tensor_twice():
     # float16 weights, already subnormal, which float8_e5m2 has no room for
     finding = one(RULE2, {"fc.weight": weights(8, 8)}, "float8_e5m2")
     assert finding.measured["cast_to"] == "float8_e5m2"
+    assert one(RULE2, {"fc.weight": np.float32([[1e-6, 0]])}, "float16").measured["low"] == 1
+    assert "cast_to" not in one(RULE2, {"fc.weight": weights(8, 8)}, "float16").measured
     # and a cast that loses nothing still tells what is stored
     assert "cast_to" not in one(RULE2, {"fc.weight": weights(8, 8)}, "bfloat16").measured
 

@@ -148,6 +148,15 @@ def test_search_for_large_elements_has_a_budget():
     assert 55 < answers.index("unread") < 65  # 16 MB in blocks of 256 KiB
 
 
+def test_budget_grows_with_the_checkpoint():
+    table = TensorTable.from_arrays(
+        {"w": np.ones(BLOCK_BYTES // 4, F32), "big": np.zeros(2**24, F32)}
+    )
+    ctx = Context(table, measure(TensorTable.from_arrays({})).stats)
+    answers = [large(ctx, table["w"], 2, 1) for _ in range(80)]
+    assert answers.index("unread") == int((16e6 + 0.03 * (2**26 + BLOCK_BYTES)) / BLOCK_BYTES)
+
+
 # ------------------------------------------------------------------------------------------ WT001
 
 
@@ -581,6 +590,7 @@ def test_likeliest_kernels_are_looked_at_first():
 def test_large_files_afford_more_looks():
     arrays = {f"l{i}.weight": np.repeat(normal(1, 250), 250, 0) for i in range(3)}  # 0.25 MB each
     assert len(found("WT005", arrays, peeks=0, more_peeks=1.34)) == 1
+    assert len(found("WT005", arrays, peeks=0, more_peeks=2.6)) == 1
     assert len(found("WT005", arrays, peeks=0, more_peeks=2.7)) == 2
 
 
@@ -606,6 +616,12 @@ def test_zeros_of_copies_are_a_multiple_of_the_units():
     assert found("WT005", {"fc.weight": values}) == {"fc.weight": ERROR}
     values[3, 1] = 0  # five zeros: not all are copies, and nothing is read
     assert not found("WT005", {"fc.weight": values})
+
+
+def test_layer_with_one_input_can_have_copies():
+    assert found("WT005", {"fc/kernel": np.full((1, 4), 0.5, F32)}) == {"fc/kernel": ERROR}
+    assert found("WT005", {"fc.weight": np.full((4, 1), 0.5, F32)}) == {"fc.weight": ERROR}
+    assert not found("WT005", {"fc/kernel": F32([[1, 2, 3, 4]])})
 
 
 # ------------------------------------------------------------------------------------------ WT006
@@ -732,6 +748,16 @@ def test_spectral_norm_divides_by_zero_only_where_all_is_zero():
 def test_single_zero_may_be_a_whole_direction():
     arrays = {"fc.weight_v": F32([[0], [1]]), "fc.weight_g": F32([[1], [1]])}
     assert found("WT007", arrays) == {"fc.weight_v": ERROR}
+
+
+def test_lengths_along_a_single_row_are_its_columns():
+    arrays = {"fc.weight_v": F32([[1, 1, 0, 1]]), "fc.weight_g": F32([[1, 1, 1, 1]])}
+    assert found("WT007", arrays) == {"fc.weight_v": ERROR}
+
+
+def test_missing_lengths_are_no_crash():
+    arrays = {"fc.weight_v": F32([[0, 0]]), "fc.weight_g": np.empty((0, 1), F32)}
+    assert not found("WT007", arrays)
 
 
 # ------------------------------------------------------------------------------------------ WT008
