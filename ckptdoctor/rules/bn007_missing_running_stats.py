@@ -78,7 +78,7 @@ class MissingRunningStats(Rule):
     def _half(self, layer: Layer) -> Finding | None:
         """One statistic without the other, in a layer that shows that it is a BatchNorm."""
         parts = layer.parts
-        if "mean" in parts and "var" in parts:
+        if ("mean" in parts) == ("var" in parts):
             return None
         if "gamma" not in parts and "beta" not in parts and "count" not in parts:
             return None

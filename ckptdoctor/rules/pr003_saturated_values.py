@@ -130,4 +130,4 @@ def _scales(ctx: Context, info: TensorInfo) -> int:
     """How many scales stand beside the tensor; one is taken for granted."""
     layer = ctx.layers.of(info.name)
     scale = layer.parts.get("scale") if layer is not None else None
-    return max(1, scale.size) if scale is not None else 1
+    return scale.size if scale is not None else 1

@@ -108,7 +108,7 @@ class UntrainedLayer(Rule):
         0.5,
         unit="share of the file's kernels that match",
         why="where most layers match, the model is new, and nothing is left out of training",
-        healthy="HEALTHY_NOTE",
+        healthy="1 note on 974 kernels of 135 files, on a layer that its model does not use",
     )
 
     def check(self, ctx: Context) -> Iterator[Finding]:

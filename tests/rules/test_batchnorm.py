@@ -1,5 +1,7 @@
 """BN001 to BN010: each threshold from both sides, what feeds a layer, and the traps."""
 
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -884,3 +886,25 @@ def test_vector_is_read_once():
     (norm,) = norms_of(ctx).all
     assert norms_of(ctx).all[0] is norm
     assert norm.var is norm.var
+
+
+PINNED = {
+    "BN002": {"rounding": 0.01, "amplified": 0.75},
+    "BN003": {"limit": 30, "features": 50, "certain": 500, "apart": 40, "beyond": 1e5,
+              "guessed": 10, "spike": 2000, "spike_apart": 3000, "spike_certain": 1e5,
+              "pixels": 100, "raw": 2e5, "impossible": 1e20, "columns": 65535.0**2,
+              "pruned": 1e-3, "start": 1.0, "alone": 1000},
+    "BN004": {"starved": 1e-4, "deviations": 30, "constant": 1e-3, "first": 3e-5, "inert": 0.3,
+              "most": 0.99, "many": 0.25, "gain": 10},
+    "BN005": {"dead": 1e-2, "share": 0.1},
+    "BN008": {"near": 0.25},
+    "BN009": {"alike": 0.7},
+    "BN010": {"learned": 50, "certain": 1e4, "effective": 3000},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=lambda rule: rule.code)
+def test_thresholds_are_those_that_were_measured(rule):
+    """Whoever changes one measures the healthy files and `benchmarks.detection` again."""
+    values = {field.name: field.default for field in dataclasses.fields(rule)}
+    assert values == PINNED.get(rule.code, {})
