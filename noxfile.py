@@ -99,3 +99,19 @@ def bench(session: nox.Session) -> None:
     """Speed and memory as ratios; takes minutes and 5 GB of disk, so not by default."""
     session.install("-e", ".", *FRAMEWORKS, *PINNED)
     session.run("python", "-m", "benchmarks.speed", *session.posargs, env=QUIET)
+
+
+@nox.session
+def detection(session: nox.Session) -> None:
+    """Sensitivity and false alarms of every rule on models trained here; takes a quarter hour."""
+    session.install("-e", ".", *FRAMEWORKS, *PINNED)
+    session.run("python", "-m", "benchmarks.detection", *session.posargs, env=QUIET)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change comparisons and constants of the rules one by one; takes an hour."""
+    session.install("-e", ".", *_group("tests"))
+    tested = ["--tests", "tests/rules", "tests/test_catalog.py"]
+    chosen = session.posargs or ["ckptdoctor/rules/*.py", *tested]
+    session.run("python", "-m", "benchmarks.mutants", *chosen)
