@@ -151,7 +151,7 @@ ADVICE: tuple[Advice, ...] = (
     Advice("guard-the-forward-pass", "Skipping the step comes too late for BatchNorm: test input and "
            "loss with isfinite, and on a bad batch restore the statistics too",
            causes=("overflow-skipped-step", "nonfinite-input"),
-           because=_always("the weights were saved, the statistics were not")),
+           because=_always("only the weights were protected")),
     Advice("freeze-properly", "To freeze BatchNorm call .eval() on it (Keras: trainable=False) after "
            "every .train(): requires_grad=False stops gamma and beta, not the running statistics",
            patterns=_STATS, because=_frozen),

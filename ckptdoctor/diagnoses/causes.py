@@ -46,8 +46,8 @@ CAUSES: Mapping[str, CauseRow] = {
     for row in (
         CauseRow(
             "overflow-skipped-step",
-            "a forward pass overflowed float16; the loss scaler skipped the step, which saved the "
-            "weights, but the statistics were already updated",
+            "a forward pass overflowed float16; the loss scaler skipped the step, which protected "
+            "the weights, but the statistics were already updated",
             weigh.overflow,
         ),
         CauseRow(

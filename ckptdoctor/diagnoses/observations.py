@@ -80,7 +80,7 @@ def exploded_upstream(case: Case) -> str:
         if numbers is None or numbers.nonfinite or facts.place_of(finding)[:1] >= first[:1]:
             continue
         return (
-            f"the variance of {facts.place_of(finding).layer}, before them, has grown to "
+            f"{facts.place_of(finding).layer}, upstream of the NaN, has a variance of up to "
             f"{numbers.maximum:,.4g}"
         )
     return ""

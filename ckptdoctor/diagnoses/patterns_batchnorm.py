@@ -13,22 +13,26 @@ from .snippets import copy_or_recompute, float32_batchnorm, recompute_all
 __all__ = ["BATCHNORM"]
 
 _FINE = (
-    "Looked fine: it normalises with the statistics of each batch, and only inference reads the "
-    "stored ones."
+    "Looked fine: it normalises with the statistics of each batch; only evaluation and inference "
+    "read the stored ones."
 )
 _TRAINING = f"{_FINE} Training on does not heal them: momentum times NaN is NaN."
 _KEEP = "Nothing that was learned is lost."
 _HOW = (
-    "Copy mean and variance of just these layers from an earlier checkpoint, or reset them to 0 "
-    "and 1 and recompute them on training data in training mode (64 samples or more)."
+    "Copy mean and variance of just these layers from an earlier checkpoint, or set the mean to 0 "
+    "and the variance to 1 and recompute both on training data in training mode (64 samples or more)."
 )
-_NEVER = "Never fill NaN with ones: mostly that ended at chance."
+_NEVER = "Never fill mean and variance with one constant: mostly that ended at chance."
+_ON = "Measured on networks broken this way:"
 
 
 def _count(case: Case) -> str:
     """Count the layers, as ``2 layers``."""
-    n = len(case.layers)
-    return f"{n:,} layer{'' if n == 1 else 's'}"
+    return _many(len(case.layers))
+
+
+def _many(layers: int) -> str:
+    return f"{layers:,} layer{'' if layers == 1 else 's'}"
 
 
 def _sound(case: Case) -> str:
@@ -36,16 +40,21 @@ def _sound(case: Case) -> str:
 
 
 def _nan_title(case: Case) -> str:
-    what = "are NaN or Inf" if see.infinite_statistics(case) else "are NaN"
-    grown = see.exploded_upstream(case)
-    what = "exploded, then became NaN," if grown else what
-    return f"BatchNorm statistics {what} in {_count(case)}; {_sound(case)}"
+    what = "NaN or Inf" if see.infinite_statistics(case) else "NaN"
+    bad = len({finding.layer for finding in case.of_code("BN001")})
+    grown = len(case.layers) - bad
+    if not see.exploded_upstream(case) or grown <= 0:
+        return f"BatchNorm statistics are {what} in {_count(case)}; {_sound(case)}"
+    return (
+        f"BatchNorm statistics exploded in {_many(grown)} and are {what} in {_many(bad)} further on; "
+        f"{_sound(case)}"
+    )
 
 
 def _nan_repair(case: Case) -> str:
     many = len(case.layers) > 20
     kept = "0.912 of an accuracy of 0.926" if many else "the accuracy to within 0.002"
-    return f"{_KEEP} {_HOW} Measured: either restored {kept}. {_NEVER}"
+    return f"{_KEEP} {_HOW} {_ON} either restored {kept}. {_NEVER}"
 
 
 def _mean_bad(case: Case) -> bool:
@@ -89,7 +98,7 @@ def _zero_repair(case: Case) -> str:
 
 
 def _gate(case: Case) -> Command:
-    tells = "Exit code 1 here; 0 on an earlier checkpoint means its statistics can be copied."
+    tells = "Try it on earlier checkpoints: exit code 1 here, 0 where the statistics can be copied."
     return Command(inspect_layers(case).words, tells)
 
 
@@ -118,7 +127,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         inference="NaN for every input: inference divides by the root of a NaN variance.",
         training=_TRAINING,
         causes=("batch-of-one", "overflow-skipped-step"),
-        repair=f"{_KEEP} {_HOW} Measured: accuracy 0.944 after, 0.960 before. {_NEVER}",
+        repair=f"{_KEEP} {_HOW} {_ON} accuracy 0.944 after, 0.960 before. {_NEVER}",
         snippet=copy_or_recompute,
         next=_gate,
     ),
@@ -148,7 +157,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         "channels is the constant beta. Accuracy falls, to chance where whole layers are hit.",
         training=_FINE + " Inf stays as NaN does.",
         causes=("huge-sample", "overflow-skipped-step", "unnormalised-input"),
-        repair=f"{_KEEP} {_HOW} Measured: all of the accuracy; resetting alone left 0.870 of 0.995.",
+        repair=f"{_KEEP} {_HOW} {_ON} all of the accuracy; resetting alone left 0.870 of 0.995.",
         snippet=copy_or_recompute,
         next=_gate,
     ),
@@ -191,7 +200,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         ),
         training=_FINE,
         causes=("exploded-activations", "unnormalised-input", "huge-sample", "constant-input"),
-        repair=f"{_KEEP} {_HOW} Measured: all of the accuracy; resetting alone left 0.926 of 0.995.",
+        repair=f"{_KEEP} {_HOW} {_ON} all of the accuracy; resetting alone left 0.926 of 0.995.",
         snippet=copy_or_recompute,
         next=_gate,
     ),

@@ -322,6 +322,9 @@ class _Net:
             return self._only(norm)
         if is_distant(norm.leaf):
             return self._unknown(norm, "its name pairs it with no kernel")
+        how = f"file order and {channels} channels"
+        rather: tuple[Place, Fit] | None = None
+        why = "no kernel of its channels stands before it"
         for child in self.siblings[norm.parent].before(norm.leaf):
             if is_side_path(child.word):
                 continue
@@ -329,11 +332,13 @@ class _Net:
             if kernel is None and child.holds("batchnorm", "norm"):
                 block = child.direct is None
                 why = "a block stands before it" if block else "another norm stands before it"
-                return self._unknown(norm, why)
+                break
             found = fit(kernel.layer, channels) if kernel else NO_FIT
-            if kernel and self._say(norm, kernel, found, f"file order and {channels} channels"):
-                return True
-        return self._unknown(norm, "no kernel of its channels stands before it")
+            if kernel and found.sure:
+                return self._say(norm, kernel, found, how)
+            if kernel and found.axes and rather is None:
+                rather = kernel, found
+        return self._say(norm, *rather, how) if rather else self._unknown(norm, why)
 
     def _only(self, norm: Place) -> bool:
         """Take the only fitting kernel beside the only norm, where order says nothing."""

@@ -161,7 +161,7 @@ def _first(ordered: Sequence[Layer], feeds: dict[str, Feed], *, trusted: bool) -
             outputs.add(layer.units)
         elif layer.kind == "batchnorm":
             feed = feeds[layer.key]
-            alone = trusted and not taken
+            alone = trusted and not taken and not normalised
             named = re.fullmatch(_INPUT_NORM, layer.name[-200:]) and layer.channels not in outputs
             if feed.source == "unknown" and (alone or named):
                 feeds[layer.key] = feed._replace(source="input", how="no kernel stands before it")

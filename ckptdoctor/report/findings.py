@@ -86,8 +86,8 @@ def _state(told: list[Finding], stats: StatsTable | None) -> str:
         return ""
     bad = sum(row.nonfinite for row in rows)
     if not bad:
-        return "FINITE"
-    return "ALL bad" if bad == sum(row.count for row in rows) else "SOME bad"
+        return "values FINITE"
+    return "ALL values bad" if bad == sum(row.count for row in rows) else "SOME values bad"
 
 
 def _block(block: _Block, report: Report, view: View) -> Iterator[str]:

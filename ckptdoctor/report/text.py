@@ -1,4 +1,4 @@
-"""Reports as text for people: diagnosis, verdicts, findings, tensors, and what to type next."""
+"""Reports as text for people: verdicts, diagnosis, findings, tensors, and what to type next."""
 
 from __future__ import annotations
 
@@ -54,10 +54,11 @@ def _report(report: Report, view: View) -> Iterator[str]:
     if len(report.summary.parts) > 1:
         yield from wrap(_parts(report.summary), view, INDENT)
     yield ""
-    yield from diagnoses(report, view)
     yield from _verdicts(report, view)
-    if report.findings:
+    if report.diagnoses or report.findings:
         yield ""
+    yield from diagnoses(report, view)
+    if report.findings:
         yield from findings(report, view)
     yield from _tensors(report, view)
     yield from _next(report, view)
@@ -116,7 +117,7 @@ def _verdicts(report: Report, view: View) -> Iterator[str]:
         reason = " and ".join(counts) or nothing
         judged = f" ({report.weights} weights judged)" if purpose == "serve" else ""
         yield from _verdict(purpose, fitness, reason + judged, view)
-    reason = "nothing found against it"
+    reason = "nothing found against opening it"
     if verdict.load == "unsafe":
         reason = "loading it the usual way can run code, hang or exhaust memory"
         if not any(f.unsafe for f in report.findings):
@@ -141,6 +142,8 @@ def _limits(report: Report) -> str:
         limits.append(f"only {', '.join(wishes.select)}")
     if wishes.ignore:
         limits.append(f"without {', '.join(wishes.ignore)}")
+    if wishes.settings:
+        limits.append(f"with the settings of {wishes.settings}")
     return display("; ".join(limits))
 
 

@@ -81,7 +81,7 @@ class Kernels:
         self.ema = np.asarray(ema, np.bool_)
         self.units = np.asarray(units, np.int64)
         self.size = np.asarray(sizes, np.float64)
-        self.fan_in = np.where(self.of("embedding"), 1.0, self.size / np.maximum(1, self.units))
+        self.fan_in = np.where(self.of("embedding"), 1.0, self.size / self.units)
         stats, at = ctx.stats, np.asarray(rows, np.int64)
         bias = np.asarray(biases, np.int64)
         self.biased = bias >= 0

@@ -106,7 +106,7 @@ class CollapsedLossScale(Rule):
     def _judge(self, scale: float) -> tuple[Severity, str, str] | None:
         message = f"the loss scale is {shown(scale)}"
         if not 0 < scale < _INF:
-            limit = "not finite" if scale != 0 and not scale < 0 else "not above 0"
+            limit = "not above 0" if scale <= 0 else "not finite"
             return Severity.ERROR, message, limit
         if scale < self.smallest:
             return Severity.WARNING, message, f"under {self.smallest:g}"

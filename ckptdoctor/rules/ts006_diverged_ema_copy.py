@@ -104,7 +104,7 @@ class DivergedEmaCopy(Rule):
                     yield self._sick(ctx, *pair)
             elif model in sick and ema not in sick:
                 lost[model] = ema
-            elif ema not in sick and model not in sick:
+            elif model not in sick:
                 yield from self._apart(ctx, *pair)
         if lost:
             yield self._intact(ctx, lost)
@@ -155,6 +155,4 @@ class DivergedEmaCopy(Rule):
 
 
 def _root_mean_square(stats: TensorStats) -> float:
-    if stats.mean is None or stats.std is None:
-        return 0.0
-    return math.hypot(stats.mean, stats.std)
+    return math.hypot(stats.mean or 0.0, stats.std or 0.0)

@@ -82,7 +82,7 @@ class DuplicatedUnits(Rule):
     def check(self, ctx: Context) -> Iterator[Finding]:
         kernels = kernels_of(ctx)
         wanted = kernels.of(*_JUDGED) & kernels.finite & (kernels.units > 1)
-        wanted &= (kernels.peak > 0) & (kernels.zeros % np.maximum(1, kernels.units) == 0)
+        wanted &= (kernels.peak > 0) & (kernels.zeros % kernels.units == 0)
         first = int(np.flatnonzero(wanted)[0]) if wanted.any() else 0
         for index in self._chosen(kernels, np.flatnonzero(wanted)):
             kernel = kernels[index]

@@ -61,9 +61,9 @@ def diagnosis(**more):
 
 
 class TestFoundingCase:
-    def test_diagnosis_stands_above_verdicts_and_findings(self, founding_case):
+    def test_verdicts_head_the_report_and_the_diagnosis_stands_above_the_findings(self, founding_case):
         text = text_of(founding_case)
-        order = [text.index(word) for word in ("  diagnosis ", "  serve ", "  error ", "  tensor ")]
+        order = [text.index(word) for word in ("  serve ", "  diagnosis ", "  error ", "  tensor ")]
         assert order == sorted(order)
 
     def test_it_answers_which_what_why_how_sure_and_what_to_do(self, founding_case):
@@ -76,18 +76,18 @@ class TestFoundingCase:
         assert "overflowed float16" in label(text, "cause")
         assert "confidence high" in label(text, "cause")
         assert "earlier checkpoint" in label(text, "repair")
-        assert "Never fill NaN with ones" in label(text, "repair")
+        assert "Never fill mean and variance with one constant" in label(text, "repair")
         assert "ckptdoctor inspect m.h5 --tensor" in text
 
     def test_findings_are_by_layer_in_depth_order_with_state_and_limit(self, founding_case):
         listed = text_of(founding_case).partition("\n  load ")[2]
-        upstream, downstream = listed.index("bn2  (FINITE)"), listed.index("bn3  (ALL bad)")
+        upstream, downstream = listed.index("bn2  (values FINITE)"), listed.index("bn3  (ALL values bad)")
         assert upstream < downstream
         assert "(limit: over" in " ".join(listed[upstream:downstream].split())
 
     def test_it_fits_a_screen(self, founding_case):
         text = text_of(founding_case, width=80)
-        diagnosed = text.partition("  diagnosis ")[2].partition("  serve ")[0]
+        diagnosed = text.partition("  diagnosis ")[2].partition("  error  ")[0]
         assert len(diagnosed.splitlines()) < 45
 
     @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -210,7 +210,7 @@ class TestFindings:
 
     def test_layers_that_differ_in_numbers_are_folded(self, healthy):
         text = self.found(healthy, *[self.finding(f"bn{i}.running_var") for i in (1, 2, 3)])
-        assert "error    bn{1..3} (3 layers; of the first:)  (FINITE)\n" in text
+        assert "error    bn{1..3} (3 layers; of the first:)  (values FINITE)\n" in text
         assert text.count("XX001") == 1
 
     def test_layers_with_other_limits_or_states_are_not(self, healthy):

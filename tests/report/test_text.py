@@ -40,7 +40,7 @@ def joined(report, **view):
 
 def listed(report, **view):
     """Findings and what comes after them, without the diagnoses above."""
-    return " ".join(text_of(report, **view).partition("\n  load ")[2].split())
+    return " ".join(text_of(report, **view).partition("\n\n  error  ")[2].split())
 
 
 def crc(name, found="0x1"):
@@ -53,7 +53,7 @@ class TestNames:
 
     def test_layer_is_named_as_its_framework_names_it(self):
         text = text_of(report_of({self.NAME: NAN}, layers={self.NAME: "post_bn"}))
-        assert "  error    post_bn  (SOME bad)\n" in text
+        assert "  error    post_bn  (SOME values bad)\n" in text
         assert "NF001 nan-values: vars/2: 1 of 2 elements are NaN" in text
         assert any(line.startswith("  post_bn  layers/") for line in text.splitlines())
 
@@ -143,9 +143,9 @@ class TestHonesty:
         report = report_of({"m": NAN, "w": NAN}, {"m": "optimizer"}, purpose="serve")
         lines = text_of(report, width=120, color=True).splitlines()
         (other,) = [line for line in lines if "does not count for serve" in line]
-        assert other.startswith("  error    m  (SOME bad, optimizer")
+        assert other.startswith("  error    m  (SOME values bad, optimizer")
         assert "\x1b" not in other
-        (counted,) = [line for line in lines if line.endswith("w  (SOME bad)")]
+        (counted,) = [line for line in lines if line.endswith("w  (SOME values bad)")]
         assert "\x1b[31;1merror" in counted
 
 

@@ -19,7 +19,9 @@ from ckptdoctor.rules.optimizer_slots import (
     is_second_moment,
     model_parameters,
     owners_of,
+    parameters_of,
     second_moments,
+    shapes_of,
 )
 from ckptdoctor.rules.training_state import COMPLETE_BELOW, groups_of
 from ckptdoctor.rules.ts001_nonfinite_optimizer_state import NonfiniteOptimizerState
@@ -128,6 +130,8 @@ def test_learning_rate_tells_how_far_it_ran():
     for start in (0.0, 5e7, NAN, 1e9):
         (finding,) = found(LIMITS, scalars=rate(5e7, initial_lr=start))
         assert "initial" not in finding.message
+    (finding,) = found(LIMITS, scalars=rate(INF, initial_lr=0.05))
+    assert finding.message == "the learning rate is inf"
 
 
 @pytest.mark.parametrize(
@@ -184,6 +188,21 @@ def test_loss_scale_says_why():
     (finding,) = found(CollapsedLossScale(), scalars=numbers)
     assert finding.message == "the loss scale is 0; 7 steps since the last overflow"
     assert finding.role == "scaler"
+    (finding,) = found(CollapsedLossScale(), scalars={"optimizer.loss_scaler.cur_scale": 0})
+    assert finding.role == "optimizer"
+
+
+@pytest.mark.parametrize(
+    ("name", "sick"),
+    [
+        ("optimizer.grad_scaler.scale", True),
+        ("optimizer.state.0.scale", False),
+        ("optimizer.grad_scaler.fp8.scale", False),
+        ("optimizer.grad_scaler.growth_factor", False),
+    ],
+)
+def test_only_a_scalers_own_tensor_is_a_loss_scale(name, sick):
+    assert len(found(CollapsedLossScale(), {name: np.float32(0)})) == sick
 
 
 @pytest.mark.parametrize(
@@ -209,6 +228,15 @@ def test_epsilon_is_judged_at_the_smallest_half(factor):
     assert len(findings) == (factor < 1)
     for finding in findings:
         assert (finding.measured["zeros"], finding.measured["elements"]) == (2, 3)
+
+
+def test_epsilon_is_that_of_the_parameters_group():
+    tensors = {"optimizer.state.7.exp_avg_sq": np.float16([0])}
+    numbers = {OPT + "eps": 1e-8, OPT + "params.0": 7}
+    assert len(found(EpsilonBelowResolution(), tensors, numbers)) == 1
+    assert found(EpsilonBelowResolution(), tensors, numbers | {OPT + "params.0": 6}) == []
+    elsewhere = {name.replace("optimizer", "optimizer_2"): n for name, n in numbers.items()}
+    assert found(EpsilonBelowResolution(), tensors, elsewhere) == []
 
 
 def test_keras_epsilon_is_compared_with_all_moments():
@@ -342,7 +370,7 @@ def test_depth_profile_takes_addresses_in_file_order():
         "optimizer_weights/adadelta/fc_kernel_accumulated_delta_var",
         "optimizer_weights/adamax/fc_kernel_norm",
         "optimizer_weights/v/head/kernel:0", "optimizer_weights/Adam/v/head/kernel:0",
-        "optimizer_weights/v/v/kernel:0", "optimizer_weights/RMSprop/velocity/head/kernel:0",
+        "optimizer_weights/Adam/v/kernel:0", "optimizer_weights/v/v/kernel:0", "optimizer_weights/RMSprop/velocity/head/kernel:0",
         "optimizer_weights/Adafactor/r/head/kernel:0",
         "optimizer_weights/Adam/head/kernel/v:0", "optimizer_weights/Adam/v/kernel/v:0",
         "optimizer_weights/cond_1/Adam/v/kernel/v:0", "optimizer_weights/Adam/head/kernel/vhat:0",
@@ -464,6 +492,20 @@ def test_place_among_listed_parameters_tells_equal_shapes_apart():
     assert owners_of(context_of(model | slot, numbers)) == {("optimizer", "2"): "model.c.weight"}
     numbers[OPT + "params.4"] = 4
     assert owners_of(context_of(model | slot, numbers)) == {}
+
+
+def test_truncated_lists_of_parameters_are_not_believed():
+    numbers = {OPT + "params.0": 5} | {f"history.{n}": 1 for n in range(COMPLETE_BELOW - 2)}
+    slot = {"optimizer.state.5.exp_avg": zeros(2), "optimizer.state.11.exp_avg": zeros(2)}
+    assert parameters_of(context_of(slot, numbers), "optimizer") == (["5"], True)
+    numbers["history.x"] = 1
+    assert parameters_of(context_of(slot, numbers), "optimizer") == (["5", "11"], False)
+
+
+def test_state_of_an_optimizer_saved_alone_has_no_path():
+    table = TensorTable.from_arrays({"state.0.exp_avg": zeros(2)}, {"state.0.exp_avg": "optimizer"})
+    context = Context(table, measure(table).stats)
+    assert list(shapes_of(context)[""]) == ["0"]
 
 
 def test_tied_weights_are_one_parameter():

@@ -453,8 +453,8 @@ def test_spike_that_no_flip_explains_has_no_original(value):
 
 @pytest.mark.parametrize(
     ("body", "explained"),
-    [(0.126, True), (0.124, False), (49.0, True), (51.0, False)],
-    ids=["below four times", "over four times", "over a hundredth", "below a hundredth"],
+    [(0.126, True), (0.125, False), (49.0, True), (50.0, False)],
+    ids=["below four times", "four times", "over a hundredth", "a hundredth"],
 )
 def test_original_is_of_ordinary_size(body, explained):
     # the highest bit makes it 0.5 again; any other leaves it far outside
@@ -506,6 +506,10 @@ def test_constant_and_zero_kernels_have_no_spikes():
 
 def test_lone_element_in_a_kernel_of_zeros_has_no_body():
     assert not found("WT004", {"fc.weight": spiked(5.0) * (spiked(5.0) == 5.0)})
+
+
+def test_two_outputs_are_enough_to_compare_inputs():
+    assert found("WT004", {"fc.weight": spiked(1e4, (2, 512), (1, 9))})
 
 
 # ------------------------------------------------------------------------------------------ WT005
@@ -690,6 +694,13 @@ def test_vanished_layer_is_below_its_thresholds():
 def test_order_of_model_and_ema_are_two():
     arrays = {"stem.weight": scaled(1.0), "ema.fc.weight": scaled(1e-9)}
     assert found("WT006", arrays, {"ema.fc.weight": "ema"}) == {"ema.fc.weight": WARNING}
+
+
+def test_bias_at_the_limit_drowns_nothing():
+    arrays = {"stem.weight": scaled(1.0), "fc.weight": np.tile([2.0**-20, -(2.0**-20)], (4, 8))}
+    arrays["fc.bias"] = np.ones(4)
+    assert found("WT006", arrays, drowned=2.0**18) == {"fc.weight": WARNING}
+    assert found("WT006", arrays, drowned=2.0**18 - 1) == {"fc.weight": ERROR}
 
 
 # ------------------------------------------------------------------------------------------ WT007
