@@ -9,13 +9,18 @@ from .case import Case, Pattern
 from .commands import explain
 from .facts import Facts
 from .patterns_batchnorm import BATCHNORM
+from .patterns_precision import PRECISION
 from .patterns_state import CONTAINER, REST, STATE
 from .patterns_weights import WEIGHTS
 
 __all__ = ["PATTERNS", "cases_of"]
 
-PATTERNS: tuple[Pattern, ...] = (*CONTAINER, *WEIGHTS, *BATCHNORM, *STATE, *REST)
-"""What takes most comes first: lost weights explain lost statistics, never the reverse."""
+PATTERNS: tuple[Pattern, ...] = (
+    *CONTAINER, *PRECISION[:1], *WEIGHTS, *BATCHNORM, *STATE, *PRECISION[1:], *REST,
+)  # fmt: skip
+"""What takes most comes first: lost weights explain lost statistics, never the reverse.
+
+A cast that is only asked about comes before: it is no illness of the file."""
 
 _OTHER = Pattern(
     key="other",

@@ -193,19 +193,6 @@ STATE: tuple[Pattern, ...] = (
 
 REST: tuple[Pattern, ...] = (
     Pattern(
-        key="cast-loses-values",
-        codes=("PR001", "PR002", "PR003"),
-        takes=("BN008",),
-        rank=6,
-        title="Values do not fit the narrower type",
-        inference="Overflow turns into Inf and NaN, underflow and saturation shift the outputs.",
-        training="Fine in the wider type.",
-        causes=("narrow-type",),
-        repair="Nothing is lost while the original exists: keep the named tensors in float32, or "
-        "use bfloat16, which has float32's range.",
-        next=_explain,
-    ),
-    Pattern(
         key="pool-skips-inputs",
         codes=("CF001",),
         rank=6,

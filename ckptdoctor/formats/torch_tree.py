@@ -63,6 +63,8 @@ class TreeReader:
 
     def read(self, root: Any, prefix: tuple[str, ...] = (), role: Role | None = None) -> Tree:
         """Walk ``root``; ``prefix`` and ``role`` are for parts of a larger whole."""
+        if role is None and type(root) is PDict and _is_optimizer(root):
+            role = "optimizer"
         self._walk(root, prefix, (), role)
         self.tree.findings = self._found.findings()
         return self.tree
@@ -292,6 +294,12 @@ def _pairs_of(arg: Any) -> list[tuple[Any, Any]]:
         return arg.pairs
     items = arg if type(arg) in (list, tuple) else ()
     return [(i[0], i[1]) for i in items if type(i) in (list, tuple) and len(i) == 2]
+
+
+def _is_optimizer(root: PDict) -> bool:
+    """Whether this is the state dict of a torch.optim optimizer, saved alone (optimizer.pt)."""
+    keys = {key for key, _ in root.pairs[:8] if type(key) is str}
+    return len(root.pairs) <= 8 and {"state", "param_groups"} <= keys
 
 
 def _string_pairs(value: Any) -> list[tuple[str, Any]]:

@@ -142,6 +142,8 @@ def _limits(report: Report) -> str:
         limits.append(f"only {', '.join(wishes.select)}")
     if wishes.ignore:
         limits.append(f"without {', '.join(wishes.ignore)}")
+    if wishes.cast_to:
+        limits.append(f"as if cast to {wishes.cast_to}")
     if wishes.settings:
         limits.append(f"with the settings of {wishes.settings}")
     return display("; ".join(limits))

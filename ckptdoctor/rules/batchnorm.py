@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..dtypes import DTYPES
 from ..layers import Layer
 from ..tensors import Array, TensorInfo
 from .base import Context
@@ -27,6 +28,7 @@ MAX_CHANNELS = 1 << 20
 """Longest vector that is read whole; a larger one is no BatchNorm that anybody runs."""
 
 _PARTS = ("mean", "var", "gamma", "beta")
+_FLOATS = frozenset(row.name for row in DTYPES.values() if row.kind == "float")
 
 
 class Reference(NamedTuple):
@@ -142,16 +144,24 @@ class Norm:
 
 
 class Norms:
-    """BatchNorms of the model and the EMA in file order, statistics of their parts as columns."""
+    """BatchNorms of the model and the EMA in file order, statistics of their parts as columns.
+
+    A checkpoint may have 20,000: `Norm` objects are made for suspects only.
+    """
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
-        row_of: dict[str, int] = {}
-        layers = tuple(ctx.layers.batchnorms)
-        if layers:
-            row_of = {name: row for row, name in enumerate(ctx.stats)}
-        self.all = tuple(Norm(ctx, layer, index) for index, layer in enumerate(layers))
-        self._rows = {part: _rows(layers, part, row_of) for part in _PARTS}
+        self._layers = tuple(ctx.layers.batchnorms)
+        self._made: dict[int, Norm] = {}
+        row_of = {name: row for row, name in enumerate(ctx.stats)} if self._layers else {}
+        self._rows = {part: _rows(self._layers, part, row_of) for part in _PARTS}
+
+    def norm(self, index: int) -> Norm:
+        """Return one layer."""
+        made = self._made.get(index)
+        if made is None:
+            made = self._made[index] = Norm(self._ctx, self._layers[index], index)
+        return made
 
     def column(self, part: str, what: str) -> Array:
         """One statistic of one part, a number per layer; NaN where the part is not there.
@@ -177,12 +187,12 @@ class Norms:
 
     def epsilons(self) -> Array:
         """Return what each layer adds to its variance."""
-        return np.asarray([norm.epsilon for norm in self.all], np.float64)
+        return np.asarray([layer.epsilon[0] for layer in self._layers], np.float64)
 
     def where(self, screen: Array) -> Iterator[Norm]:
         """Yield the layers for which ``screen`` is true."""
         for index in np.flatnonzero(screen).tolist():
-            yield self.all[index]
+            yield self.norm(index)
 
     def typical(self, role: str) -> float:
         """Return what interior layers of a role have as mean variance by mean squared norm.
@@ -197,11 +207,11 @@ class Norms:
     def _typical(self) -> dict[str, float]:
         means = self.column("var", "mean")
         shares: dict[str, list[float]] = {}
-        for norm, mean, finite in zip(self.all, means, self.finite("var"), strict=True):
-            if norm.first or not finite:
+        for norm in self.where(self.finite("var") & (means > 0)):
+            if norm.first:
                 continue
-            reference = norm.reference
-            if reference is not None and reference.exact and mean > 0 and reference.rough > 0:
+            mean, reference = means[norm.index], norm.reference
+            if reference is not None and reference.exact and reference.rough > 0:
                 share = mean / reference.rough
                 shares.setdefault(norm.layer.role, []).append(share)
         return {role: float(np.median(s)) for role, s in shares.items() if len(s) > 2}
@@ -215,7 +225,7 @@ def norms_of(ctx: Context) -> Norms:
     >>> from .base import Case
     >>> ctx = Case("", {"bn.running_var": [1.0, 4.0], "bn.running_mean": [0.0, 0.0]}).context()
     >>> norms = norms_of(ctx)
-    >>> norms.column("var", "maximum"), norms.all[0].var, norms.column("gamma", "maximum")
+    >>> norms.column("var", "maximum"), norms.norm(0).var, norms.column("gamma", "maximum")
     (array([4.]), array([1., 4.]), array([nan]))
     """
     if not ctx.table.infos:
@@ -262,8 +272,9 @@ def short(number: float) -> str:
 
 
 def _readable(info: TensorInfo) -> bool:
-    plain = info.encoding == "plain" and info.kind.kind == "float"
-    return plain and 0 < info.size <= MAX_CHANNELS
+    if info.encoding != "plain" or info.dtype not in _FLOATS:
+        return False
+    return 0 < info.size <= MAX_CHANNELS
 
 
 def _read(ctx: Context, info: TensorInfo) -> Array:
@@ -298,22 +309,20 @@ def _reference(ctx: Context, layer: Layer) -> Reference | None:
 
 
 def _largest(ctx: Context, layer: Layer) -> Reference | None:
-    kernels: list[tuple[str, tuple[int, ...], float]] = ctx.once(
+    largest: dict[tuple[str, int], float] = ctx.once(
         "kernel norms", _anchor(ctx), lambda: _kernels(ctx)
     )
-    own = [kernel for kernel in kernels if kernel[0] == layer.role]
-    fitting = [square for _, shape, square in own if layer.channels in shape]
-    if fitting:
-        told_by = f"any kernel with {layer.channels:,} outputs"
-        return Reference(max(fitting), told_by, False, False)
-    if own:
-        return Reference(max(square for *_, square in own), "any kernel", False, False)
-    return None
+    channels = layer.channels
+    square = largest.get((layer.role, channels))
+    if square is not None and channels:
+        return Reference(square, f"any kernel with {channels:,} outputs", False, False)
+    square = largest.get((layer.role, 0))
+    return None if square is None else Reference(square, "any kernel", False, False)
 
 
-def _kernels(ctx: Context) -> list[tuple[str, tuple[int, ...], float]]:
-    """Role, shape and mean squared norm per output of every kernel."""
-    found: list[tuple[str, tuple[int, ...], float]] = []
+def _kernels(ctx: Context) -> dict[tuple[str, int], float]:
+    """Greatest mean squared norm of the kernels by role and extent; 0 stands for any extent."""
+    found: dict[tuple[str, int], float] = {}
     for layer in ctx.layers.of_kind("conv", "dense", "weightnorm", "spectralnorm", "recurrent"):
         info = layer.parts.get("pointwise") or layer.parts.get("kernel") or layer.parts.get("v")
         if info is None or info.encoding != "plain" or info.kind.kind != "float":
@@ -322,6 +331,8 @@ def _kernels(ctx: Context) -> list[tuple[str, tuple[int, ...], float]]:
         if stats.std is None or stats.mean is None or stats.nonfinite or not layer.units:
             continue
         with np.errstate(over="ignore"):
-            square = float(np.square(np.hypot(stats.std, stats.mean)))
-        found.append((layer.role, info.shape, square * (info.size / layer.units)))
+            square = float(np.square(np.hypot(stats.std, stats.mean))) * info.size / layer.units
+        for extent in {0, *info.shape}:
+            key = (layer.role, extent)
+            found[key] = max(square, found.get(key, 0.0))
     return found

@@ -33,7 +33,8 @@ class NonfiniteRunningStats(Rule):
     in its input.  The loss scaler or a guard skipped the step, so that every weight stayed finite,
     but the layer had already mixed the batch's statistics into its own.  NaN and infinity never
     leave a moving average again.  A variance that is NaN beside a finite mean in torch: a batch
-    with a single value per channel, whose unbiased variance is 0/0.
+    with a single value per channel, whose unbiased variance is 0/0; TensorFlow's fused kernel on a
+    GPU does the same.
 
     What the fix does
     -----------------
@@ -54,6 +55,8 @@ class NonfiniteRunningStats(Rule):
         "Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 2: inference uses moving averages",
         "Micikevicius et al. 2018, arXiv:1710.03740: loss scaling and skipped steps",
         "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html",
+        "https://github.com/keras-team/keras/issues/17204: one layer is NaN at inference only",
+        "https://github.com/tensorflow/tensorflow/issues/34062: one value per channel",
     )
     healthy = (
         Case("finite statistics", {"bn.running_mean": [0.0, 3.0], "bn.running_var": [0.0, 9e9]}),

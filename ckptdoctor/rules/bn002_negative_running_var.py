@@ -24,8 +24,9 @@ class NegativeRunningVar(Rule):
 
     How it happens
     --------------
-    Not by training: each step takes a weighted mean of the old variance, which starts at one, and
-    of a batch's variance, neither of which is negative.  What remains is arithmetic on checkpoints
+    Hardly by training: each step takes a weighted mean of the old variance, which starts at one,
+    and of a batch's variance, and only a formula that subtracts large numbers (``E[x^2] - E[x]^2``
+    in older Keras and in XLA) leaves less than zero.  What remains is arithmetic on checkpoints
     (``a + 2 * (b - a)``, merging with a negative coefficient, extrapolated averages), a round trip
     through a signed integer type, damaged bytes, edits by hand.
 
@@ -48,6 +49,7 @@ class NegativeRunningVar(Rule):
         "Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 2",
         "Izmailov et al. 2018, arXiv:1803.05407: averaged weights need new statistics",
         "https://docs.pytorch.org/docs/stable/generated/torch.nn.BatchNorm2d.html",
+        "https://github.com/keras-team/keras/pull/18795: variances below zero by rounding",
     )
 
     rounding: float = threshold(

@@ -68,7 +68,6 @@ class ExplodedRunningVar(Rule):
     references = (
         "Ioffe & Szegedy 2015, arXiv:1502.03167, algorithm 2",
         "Micikevicius et al. 2018, arXiv:1710.03740: loss scaling and skipped steps",
-        "https://github.com/keras-team/keras/issues/17204",
     )
 
     limit: float = threshold(
@@ -206,8 +205,8 @@ class ExplodedRunningVar(Rule):
         if reference is None:
             return self._alone(norms, norm)
         largest = ctx.stats[norm.layer.parts["var"].name].maximum or 0.0
-        if largest <= self.limit / 10 * reference.rough:
-            return None  # no channel is close, unless its kernel is a tenth of the others
+        if largest <= self.limit / 3 * reference.rough:
+            return None  # no channel is close, unless its kernel is far below the others
         squares, var = norm.squared_norms, norm.var
         if squares is None or var is None:
             return None
@@ -216,7 +215,9 @@ class ExplodedRunningVar(Rule):
             found = self._first(norm, var, ratio)
         else:
             found = self._inside(norms, norm, var, ratio, reference)
-        return found or self._spike(norm, var, ratio, reference)
+        if found is None or found.severity is Severity.NOTE:
+            found = self._spike(norm, var, ratio, reference) or found
+        return found
 
     def _ratio(self, var: Array, squares: Array, epsilon: float) -> Array:
         """Variance by squared norm; NaN where that says nothing.
@@ -236,9 +237,10 @@ class ExplodedRunningVar(Rule):
         middle = _middle(ratio)
         exact = reference.exact
         limit = self.limit if exact and not reference.dense else self.features
+        if middle <= limit:
+            return None
         usual = norms.typical(norm.layer.role)
-        outstanding = middle > self.apart * usual
-        if middle <= limit or not (outstanding or middle > self.beyond):
+        if middle <= self.apart * usual and middle <= self.beyond:
             return None
         certain = self.certain if exact else self.certain * self.guessed
         severity = Severity.ERROR if middle > certain else Severity.WARNING
@@ -266,8 +268,8 @@ class ExplodedRunningVar(Rule):
         certain = self.spike_certain if reference.exact else self.spike_certain * self.guessed
         message = (
             f"{int(wild.sum()):,} of {_channels(var)} ({channel_list(wild)}) reach "
-            f"{short(var[wild].max())}, the middle one is {short(np.median(var))}: {short(peak)} times the "
-            f"squared norm of {reference.told_by}"
+            f"{short(var[wild].max())}, the middle one is {short(np.median(var))}: {short(peak)} "
+            f"times the squared norm of {reference.told_by}"
         )
         return self.finding(
             norm.layer.parts["var"],

@@ -63,14 +63,14 @@ class MissingRunningStats(Rule):
     )  # fmt: skip
 
     def check(self, ctx: Context) -> Iterator[Finding]:
-        words: dict[str, int] = {}
         for layer in ctx.layers.batchnorms:
-            word = _word(layer)
-            words[word] = words.get(word, 0) + 1
             finding = self._half(layer)
             if finding is not None:
                 yield finding
+        words: dict[str, int] = {}
         for layer in ctx.layers.of_kind("norm"):
+            if not words:
+                words = _words(ctx)
             finding = self._none(layer, words)
             if finding is not None:
                 yield finding
@@ -112,6 +112,15 @@ _SIBLINGS = 3
 """Layers with statistics that make one of the same name without them remarkable."""
 _POSSIBLE = ("", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm", "BatchNormAct2d")
 """Classes as stored, the empty one of files that store none."""
+
+
+def _words(ctx: Context) -> dict[str, int]:
+    """How many BatchNorms have each last word of a name; never empty."""
+    words = {"": 0}
+    for layer in ctx.layers.batchnorms:
+        word = _word(layer)
+        words[word] = words.get(word, 0) + 1
+    return words
 
 
 def _word(layer: Layer) -> str:

@@ -99,11 +99,10 @@ class DuplicatedRunningStats(Rule):
 
     def _between(self, ctx: Context, norms: Norms, named: set[int]) -> Iterator[Finding]:
         groups: dict[tuple[object, ...], list[Norm]] = {}
-        columns = [norms.column(part, what) for part in ("mean", "var") for what in _TELLING]
         varied = norms.finite("mean") & norms.finite("var") & (_spread(norms) > 0)
-        for norm in norms.where(varied):
-            numbers = tuple(float(column[norm.index]) for column in columns)
-            key = (norm.layer.role, norm.layer.channels, *numbers)
+        for norm in norms.where(varied & _repeated(norms.column("var", "std"), varied)):
+            numbers = (ctx.stats[norm.layer.parts[part].name] for part in ("mean", "var"))
+            key = (norm.layer.role, *numbers)
             groups.setdefault(key, []).append(norm)
         for group in groups.values():
             for at, norm in enumerate(group[1:], 1):
@@ -147,6 +146,13 @@ _PAIR = 2
 
 def _spread(norms: Norms) -> Array:
     return norms.column("var", "maximum") - norms.column("var", "minimum")
+
+
+def _repeated(values: Array, among: Array) -> Array:
+    """Which of ``values`` occur more than once ``among`` those that count."""
+    counted = np.where(among, values, np.nan)
+    _, inverse, counts = np.unique(counted, return_inverse=True, return_counts=True)
+    return np.asarray(counts[inverse] > 1)
 
 
 def _same(norms: Norms, part: str) -> Array:

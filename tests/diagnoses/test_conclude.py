@@ -289,3 +289,39 @@ def test_commands_on_the_samples_exit_as_they_say(path, capsys):
         told = re.search(r"[Ee]xit code (\d)", d.next_tells)
         assert cli.run(shlex.split(d.next)[1:]) == int(told[1]), (d.next, d.next_tells)
     assert capsys.readouterr().err == ""
+
+
+class TestCast:
+    """A cast that is asked about is no illness of the file."""
+
+    def told(self, cast_to, **measured):
+        context = context_of({"input.running_var": [1e6], "fc.weight": [[1.0]]})
+        context.cast_to = cast_to
+        found = finding("PR001", "input.running_var", **measured)
+        (diagnosis,) = conclude(context, (found,), file="m.pt")
+        return diagnosis
+
+    def test_nothing_is_lost_and_what_to_keep_is_listed(self):
+        diagnosis = self.told("float16", measured={"keep_float32": True})
+        assert diagnosis.key == "cast-would-lose"
+        assert diagnosis.title == "Values do not fit float16, which was asked about"
+        assert "Keep in float32: input.running_var, or cast to bfloat16" in diagnosis.repair
+        assert diagnosis.next == "ckptdoctor inspect m.pt --cast-to bfloat16"
+
+    def test_a_long_list_is_cut(self):
+        context = context_of({f"fc{i}.weight": [[1e9]] for i in range(11)})
+        context.cast_to = "float16"
+        found = [
+            finding("PR001", f"fc{i}.weight", measured={"keep_float32": True}) for i in range(11)
+        ]
+        (diagnosis,) = conclude(context, tuple(found), file="m.pt")
+        assert "fc7.weight and 3 more, or cast" in diagnosis.repair
+        assert "fc8.weight" not in diagnosis.repair
+
+    def test_bfloat16_is_not_recommended_against_itself(self):
+        diagnosis = self.told("bfloat16", measured={"keep_float32": True})
+        assert diagnosis.repair == "Nothing is lost yet. Keep in float32: input.running_var."
+        assert diagnosis.next == "ckptdoctor explain PR001"
+
+    def test_what_is_stored_narrow_is_told_as_such(self):
+        assert self.told("").key == "cast-loses-values"

@@ -71,6 +71,18 @@ def test_a_training_checkpoint_has_roles_and_numbers(table_of):
     assert table.scalars["epoch"] == 3
 
 
+@pytest.mark.parametrize(
+    ("keys", "role"),
+    [(("state", "param_groups"), "optimizer"), (("state", "groups"), "model")],
+    ids=["both of its keys", "one of them"],
+)
+def test_an_optimizer_saved_alone_is_told_by_its_keys(table_of, keys, role):
+    held, groups = keys
+    moment = tb.tensor(tb.storage("0"), (6,))
+    root = {held: {0: {"exp_avg": moment}}, groups: [{"lr": 0.1, "params": [0]}]}
+    assert table_of(root)[f"{held}.0.exp_avg"].role == role
+
+
 def test_views_and_tied_weights_share_a_storage(table_of):
     table = table_of(
         {

@@ -61,7 +61,9 @@ def diagnosis(**more):
 
 
 class TestFoundingCase:
-    def test_verdicts_head_the_report_and_the_diagnosis_stands_above_the_findings(self, founding_case):
+    def test_verdicts_head_the_report_and_the_diagnosis_stands_above_the_findings(
+        self, founding_case
+    ):
         text = text_of(founding_case)
         order = [text.index(word) for word in ("  serve ", "  diagnosis ", "  error ", "  tensor ")]
         assert order == sorted(order)
@@ -81,7 +83,10 @@ class TestFoundingCase:
 
     def test_findings_are_by_layer_in_depth_order_with_state_and_limit(self, founding_case):
         listed = text_of(founding_case).partition("\n  load ")[2]
-        upstream, downstream = listed.index("bn2  (values FINITE)"), listed.index("bn3  (ALL values bad)")
+        upstream, downstream = (
+            listed.index("bn2  (values FINITE)"),
+            listed.index("bn3  (ALL values bad)"),
+        )
         assert upstream < downstream
         assert "(limit: over" in " ".join(listed[upstream:downstream].split())
 

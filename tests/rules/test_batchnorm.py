@@ -169,8 +169,10 @@ def severity3(arrays, name="bn5.running_var", **more):
     ("ratio", "severity"),
     [
         (rule3.limit * DOWN, None),
+        (rule3.limit, None),
         (rule3.limit * UP, WARNING),
         (rule3.certain * DOWN, WARNING),
+        (rule3.certain, WARNING),
         (rule3.certain * UP, ERROR),
         (1e30, ERROR),
     ],
@@ -185,17 +187,17 @@ def test_variance_is_judged_by_the_kernel_that_feeds_it(ratio, severity, square)
 
 
 @pytest.mark.parametrize("usual", [0.5, 2.0, 20.0])
-@pytest.mark.parametrize("side", [DOWN, UP])
+@pytest.mark.parametrize("side", [1.0, UP])
 def test_variance_has_to_stand_out_in_its_file(usual, side):
     ratio = rule3.apart * usual * side
     found_ = severity3(net(ratio, usual=usual))
     if usual < rule3.limit / rule3.apart:
         assert found_ is None
     else:
-        assert (found_ is None) == (side == DOWN)
+        assert (found_ is None) == (side == 1)
 
 
-@pytest.mark.parametrize(("ratio", "severity"), [(1e5 * DOWN, None), (1e5 * UP, ERROR)])
+@pytest.mark.parametrize(("ratio", "severity"), [(1e5, None), (1e5 * UP, ERROR)])
 def test_where_every_layer_is_large_only_the_extreme_is_told(ratio, severity):
     arrays = net(ratio, usual=1e6)
     severities = {f.severity for f in found(rule3, arrays) if f.tensor == "bn5.running_var"}
@@ -249,7 +251,7 @@ def dense_net(ratio):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "severity"), [(rule3.features * DOWN, None), (rule3.features * UP, WARNING)]
+    ("ratio", "severity"), [(rule3.features, None), (rule3.features * UP, WARNING)]
 )
 def test_features_may_move_together(ratio, severity):
     assert severity3(dense_net(ratio)) == severity
@@ -298,10 +300,13 @@ def test_behind_a_sum_the_largest_kernel_that_fits_is_the_measure(ratio, severit
     ("peak", "rest", "severity"),
     [
         (rule3.spike * DOWN, 0.1, None),
+        (rule3.spike, 0.1, None),
         (rule3.spike * UP, 0.1, WARNING),
         (rule3.spike_apart * 10 * DOWN, 10.0, None),
+        (rule3.spike_apart * 10, 10.0, None),
         (rule3.spike_apart * 10 * UP, 10.0, WARNING),
         (rule3.spike_certain * DOWN, 1.0, WARNING),
+        (rule3.spike_certain, 1.0, WARNING),
         (rule3.spike_certain * UP, 1.0, ERROR),
     ],
 )
@@ -318,6 +323,15 @@ def test_single_channel_of_the_first_layer_is_told_too():
     assert severity3(conv("conv1") | bn("bn1", var=one(4, 1e7)), "bn1.running_var") == ERROR
 
 
+def test_single_channel_is_told_rather_than_the_scale_of_the_input():
+    arrays = conv("conv1") | bn("bn1", var=one(4, 1e12, 5e3))
+    (finding,) = found(rule3, arrays)
+    assert finding.severity == ERROR
+    assert "1 of 4 channels (0)" in finding.message
+    arrays = conv("conv1") | bn("bn1", var=one(4, 1e12, 5e7))
+    assert "of the first BatchNorm" in found(rule3, arrays)[0].message
+
+
 def test_single_channel_behind_a_sum_needs_more_for_an_error():
     arrays, layers = summed(1.0)
     for peak, severity in ((9e5, WARNING), (1.1e6, ERROR)):
@@ -332,10 +346,13 @@ def test_single_channel_behind_a_sum_needs_more_for_an_error():
     ("ratio", "severity"),
     [
         (rule3.pixels * DOWN, None),
+        (rule3.pixels, None),
         (rule3.pixels * UP, NOTE),
         (rule3.raw * DOWN, NOTE),
+        (rule3.raw, NOTE),
         (rule3.raw * UP, WARNING),
         (rule3.impossible * DOWN, WARNING),
+        (rule3.impossible, WARNING),
         (rule3.impossible * UP, ERROR),
     ],
 )
@@ -349,7 +366,12 @@ def test_first_batchnorm_names_the_scale_of_the_input(ratio, severity):
 
 @pytest.mark.parametrize(
     ("scale", "says"),
-    [(100.0, "0..255"), (1e3, "0..65535 would give"), (1e5, "more than 0..65535")],
+    [
+        (100.0, "0..255"),
+        (1e3, "0..65535 would give"),
+        (65535.0, "0..65535 would give"),
+        (65535.5, "more than 0..65535"),
+    ],
 )
 def test_first_batchnorm_says_what_has_such_a_scale(scale, says):
     (finding,) = found(rule3, conv("conv1") | bn("bn1", var=scale**2))
@@ -368,7 +390,7 @@ def test_batchnorm_on_the_input_may_be_wide(var, severity):
 
 
 @pytest.mark.parametrize(
-    ("var", "severity"), [(rule3.alone * 2 * DOWN, None), (rule3.alone * 2 * UP, WARNING)]
+    ("var", "severity"), [(rule3.alone * 2, None), (rule3.alone * 2 * UP, WARNING)]
 )
 def test_without_kernels_the_other_batchnorms_are_the_measure(var, severity):
     arrays = {}
@@ -416,6 +438,40 @@ def test_numbers_of_the_message_are_measured():
     assert "30 times" in finding.limit
 
 
+def test_kernel_whose_size_differs_is_not_taken_for_the_layers_own():
+    arrays = net(np.full(4, 20.0)) | {"fc.weight": np.eye(7)[:4] * 9}
+    assert severity3(arrays) is None
+
+
+def test_file_with_other_widths_takes_the_largest_kernel():
+    arrays, layers = summed(100.0)
+    wide = {name: value for name, value in arrays.items() if not name.startswith("last")}
+    wide |= {"last/moving_mean": np.zeros(9), "last/moving_variance": np.full(9, 51.0)}
+    (finding,) = found(rule3, wide, layers=layers)
+    assert finding.severity == WARNING
+    assert "any kernel," in finding.message
+    wide["c2/kernel"] = wide["c2/kernel"] * 1.1
+    assert not found(rule3, wide, layers=layers)
+    assert "any kernel with 4 outputs" in found(rule3, arrays, layers=layers)[0].message
+
+
+def test_lists_of_channels_in_numbers_are_cut():
+    var = np.ones(100)
+    var[:40] = 1e7
+    (finding,) = found(rule3, net(var, n=100))
+    assert finding.measured["at"] == list(range(32))
+    (finding,) = found(NonfiniteRunningStats(), bn(var=np.where(var > 1, NAN, 1), n=100))
+    assert finding.measured["at"] == list(range(32))
+    assert "0, 1, 2, 3, 4, 5, 6, 7 and 32 more" in finding.message
+
+
+def test_only_channel_is_called_so():
+    assert "in the only channel" in found(rule3, net(1e6, n=1))[0].message
+    assert "in 2 channels" in found(rule3, net(1e6, n=2))[0].message
+    assert "in the only channel" in found(CollapsedRunningVar(), net(0.0, n=1))[0].message
+    assert "in all 2 channels" in found(CollapsedRunningVar(), net(0.0, n=2))[0].message
+
+
 # BN004
 
 rule4 = CollapsedRunningVar()
@@ -428,7 +484,7 @@ def severity4(arrays, name="bn5.running_var", **more):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "severity"), [(rule4.starved * UP, None), (rule4.starved * DOWN, ERROR)]
+    ("ratio", "severity"), [(rule4.starved, None), (rule4.starved * DOWN, ERROR)]
 )
 @pytest.mark.parametrize("square", [1.0, 400.0])
 def test_layer_below_what_its_kernel_makes_has_collapsed(ratio, severity, square):
@@ -458,7 +514,7 @@ def test_a_quarter_of_exact_zeros_is_a_warning(channels, severity):
     assert severity4(net(var, n=100)) == NOTE
 
 
-@pytest.mark.parametrize(("side", "severity"), [(UP, None), (DOWN, NOTE)])
+@pytest.mark.parametrize(("side", "severity"), [(1.0, None), (DOWN, NOTE)])
 def test_constant_channel_is_a_note(side, severity):
     assert severity4(net(one(8, rule4.constant * EPS * side), n=8)) == severity
 
@@ -518,6 +574,18 @@ def on_input(mean, var):
 def test_constant_input_is_asked_about_when_it_is_not_zero(mean, var, severity):
     arrays = on_input(np.array(mean), np.array(var))
     assert severity4(arrays, "input_bn.running_var") == severity
+
+
+def test_variance_without_a_kernel_or_a_mean_collapses_to_zero_only():
+    arrays = {}
+    for i in range(1, 4):
+        arrays |= {f"layer{i}.bn.running_var": np.full(4, 0.5)}
+    arrays["layer3.bn.running_var"] = np.zeros(4)
+    assert severity4(arrays, "layer3.bn.running_var") == ERROR
+    arrays["layer3.bn.running_var"] = np.full(4, 1e-12)
+    assert severity4(arrays, "layer3.bn.running_var") == NOTE
+    arrays["layer3.bn.running_mean"] = np.full(3, 1e9)  # of another length: no evidence
+    assert severity4(arrays, "layer3.bn.running_var") == NOTE
 
 
 def test_negative_variance_is_left_to_bn002():
@@ -842,6 +910,12 @@ def test_gain_is_told_with_its_channels():
     assert finding.measured["exploded"] == 1
 
 
+def test_zero_variance_is_no_negative_one():
+    (finding,) = found(NegativeRunningVar(), bn(var=np.array([0.0, -1.0, 1.0, 0.5])))
+    assert "1 of 4 channels are below zero (1)" in finding.message
+    assert not found(NegativeRunningVar(), bn(var=0.0))
+
+
 def test_gain_without_statistics_is_judged_by_itself():
     arrays = without(bn(gamma=100.0, count=1), "running_var")
     assert told(rule10, arrays) == {("bn.weight", WARNING)}
@@ -883,8 +957,8 @@ def test_long_lists_of_channels_are_cut():
 
 def test_vector_is_read_once():
     ctx = context(bn(var=VAR))
-    (norm,) = norms_of(ctx).all
-    assert norms_of(ctx).all[0] is norm
+    norm = norms_of(ctx).norm(0)
+    assert norms_of(ctx).norm(0) is norm
     assert norm.var is norm.var
 
 

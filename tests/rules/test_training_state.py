@@ -244,6 +244,9 @@ def test_keras_epsilon_is_compared_with_all_moments():
     name = "optimizer_weights/adam/fc_kernel_velocity"
     assert len(found(EpsilonBelowResolution(), {name: np.float16([0])}, config)) == 1
     assert found(EpsilonBelowResolution(), {name: np.float32([0])}, config) == []
+    torch = {"optimizer.state.0.exp_avg_sq": np.float16([0])}
+    assert found(EpsilonBelowResolution(), torch, config) == []
+    assert found(EpsilonBelowResolution(), {name: np.float16([0])}, {OPT + "eps": 1e-8}) == []
     momentum = name.replace("velocity", "momentum")
     assert found(EpsilonBelowResolution(), {momentum: np.float16([0])}, config) == []
 
@@ -263,6 +266,8 @@ def test_copies_are_apart_from_ratio_and_floor(factor, size, sick):
     assert [f.tensor for f in found(rule, tensors)] == (["ema.fc.weight"] if sick else [])
     vectors = {name: value[0] for name, value in tensors.items()}
     assert found(rule, vectors) == []
+    balanced = {name: value * [[1, -1]] for name, value in tensors.items()}
+    assert len(found(rule, balanced)) == sick
 
 
 def gradients(*sizes):
@@ -626,6 +631,8 @@ def test_sick_model_is_told_once_with_all_its_copies():
     assert finding.severity is Severity.NOTE
     (alone,) = found(DivergedEmaCopy(), {"model.a.w": SICK, "ema.a.w": FINE})
     assert alone.message == "an intact copy of 'model.a.w', not finite in the model"
+    two = {name: value for name, value in tensors.items() if not name.endswith("c.w")}
+    assert "'model.a.w' and 1 more" in found(DivergedEmaCopy(), two)[0].message
     assert finding.measured["copies"] == {f"model.{n}.w": f"ema.{n}.w" for n in "abc"}
     assert "'model.a.w' and 2 more" in finding.message
 
