@@ -213,8 +213,11 @@ ADVICE: tuple[Advice, ...] = (
            "max_norm 1 to 20, after scaler.unscale_); clipping by value turns their direction",
            causes=("update-step", "gradient-spike", "learning-rate")),
     Advice("lower-rate", "Lower the learning rate tenfold (1e-4 to 1e-5), or warm it up",
-           causes=("update-step", "learning-rate", "wrong-schedule", "exploded-activations"),
+           causes=("update-step", "learning-rate", "exploded-activations"),
            because=see.high_rate),
+    Advice("check-the-schedule", "Set the rate to what training began with and check the scheduler's "
+           "factor: it multiplies (torch ExponentialLR, gamma below 1 decays)",
+           causes=("wrong-schedule",), because=see.high_rate),
     Advice("early-nan", "Set the learning rate to 0: if NaN comes back, it is the data or the labels, not "
            "the update", patterns=("weights-nonfinite",), because=see.early),
     Advice("stable-loss", "Compute exp, log and softmax in float32 and from logits (log_softmax subtracts "

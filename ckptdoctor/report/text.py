@@ -156,6 +156,8 @@ def _tensors(report: Report, view: View) -> Iterator[str]:
     infos = chosen_rows(report, view, "suspect")
     stats = report.stats
     assert stats is not None
+    if not infos and mode == "suspect" and any(f.severity > Severity.NOTE for f in report.findings):
+        return  # what was found is about the file or a number: no tensor to show
     yield ""
     if not infos:
         yield f"{INDENT}no suspect tensors" if mode == "suspect" else f"{INDENT}no tensors"

@@ -124,7 +124,7 @@ class Norm:
     @cached_property
     def reference(self) -> Reference | None:
         """What it is compared with; None in a file without kernels."""
-        return _reference(self._ctx, self.layer)
+        return _feeding(self._ctx, self.layer) or _largest(self._ctx, self.layer)
 
     @cached_property
     def squared_norms(self) -> Array | None:
@@ -208,11 +208,9 @@ class Norms:
         means = self.column("var", "mean")
         shares: dict[str, list[float]] = {}
         for norm in self.where(self.finite("var") & (means > 0)):
-            if norm.first:
-                continue
-            mean, reference = means[norm.index], norm.reference
-            if reference is not None and reference.exact and reference.rough > 0:
-                share = mean / reference.rough
+            reference = None if norm.first else _feeding(self._ctx, norm.layer)
+            if reference is not None and reference.rough > 0:
+                share = means[norm.index] / reference.rough
                 shares.setdefault(norm.layer.role, []).append(share)
         return {role: float(np.median(s)) for role, s in shares.items() if len(s) > 2}
 
@@ -292,8 +290,8 @@ def _rows(layers: Sequence[Layer], part: str, row_of: dict[str, int]) -> Array:
     return rows
 
 
-def _reference(ctx: Context, layer: Layer) -> Reference | None:
-    """Kernel that feeds the layer, else the largest of the file that could."""
+def _feeding(ctx: Context, layer: Layer) -> Reference | None:
+    """Kernel that feeds the layer, if it is known."""
     feed = ctx.graph.feed(layer)
     info = feed.norm_part
     if info is not None and feed.kernel is not None and feed.channels:
@@ -305,10 +303,11 @@ def _reference(ctx: Context, layer: Layer) -> Reference | None:
             windows = len(info.shape) > 2
             told_by = f"its kernel {feed.kernel.name!r:.120}"
             return Reference(square * info.size / count, told_by, True, not windows)
-    return _largest(ctx, layer)
+    return None
 
 
 def _largest(ctx: Context, layer: Layer) -> Reference | None:
+    """Largest kernel of the file that could feed the layer."""
     largest: dict[tuple[str, int], float] = ctx.once(
         "kernel norms", _anchor(ctx), lambda: _kernels(ctx)
     )

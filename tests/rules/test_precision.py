@@ -314,6 +314,9 @@ def test_stored_variances_are_judged_each_for_itself(few, sick):
     assert [(f.tensor, f.severity.name) for f in findings] == [("bn.running_var", "NOTE")] * sick
     assert found(RULE2, {"bn.running_var": variance.astype(np.float32)}) == ()
     one(RULE2, {"bn.running_var": np.full(10, 1e-6, np.float16)})
+    assert found(RULE2, {"bn.running_var": np.zeros(10, np.float16)}) == ()
+    single = one(RULE2, {"bn.running_var": np.float16([1e-6, 0])})
+    assert single.measured["low"] == 1
 
 
 def test_only_the_smallest_are_read_where_very_many_are_suspect(monkeypatch):
