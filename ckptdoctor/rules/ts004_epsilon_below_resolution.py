@@ -10,11 +10,15 @@ from ..findings import Finding, Severity
 from ..tensors import Role, TensorInfo
 from .base import Case, Context, Rule, rule, threshold
 from .optimizer_slots import second_moments
-from .training_state import Group, groups_of, infos_of, shown
+from .training_state import Group, groups_of, shown
 
-_SMALLEST: Mapping[str, float] = {"float16": 2.0**-24}
-"""Smallest positive number of the types too narrow for a usual epsilon; bfloat16 and float32 hold
-1e-38."""
+_SMALLEST: Mapping[str, float] = {
+    "float16": 2.0**-24,
+    "bfloat16": 2.0**-133,
+    "float32": 2.0**-149,
+}
+"""Smallest positive number of the types that moments are kept in; only float16 is too narrow for a
+usual epsilon, none holds an epsilon of 0."""
 
 _HALF: Mapping[str, Role] = {"optimizer.state.0.exp_avg_sq": "optimizer"}
 
@@ -62,6 +66,12 @@ class EpsilonBelowResolution(Rule):
     healthy = (
         Case("float32", _moments("float32"), _HALF, scalars={"optimizer.param_groups.0.eps": 1e-8}),
         Case(
+            "no epsilon, and no moment of 0",
+            {"optimizer.state.0.exp_avg_sq": [1e-9, 1e-12]},
+            _HALF,
+            scalars={"optimizer.param_groups.0.eps": 0.0},
+        ),
+        Case(
             "an epsilon that float16 holds",
             _moments("float16"),
             _HALF,
@@ -82,17 +92,17 @@ class EpsilonBelowResolution(Rule):
     sick = (
         Case("Adam in float16", _moments("float16"), _HALF, scalars={"optimizer.param_groups.0.eps": 1e-8}),
         Case("no epsilon at all", _moments("float16"), _HALF, scalars={"optimizer.param_groups.0.eps": 0.0}),
+        Case("no epsilon in float32, and moments of 0", _moments("float32"), _HALF, scalars={"optimizer.param_groups.0.eps": 0.0}),
     )  # fmt: skip
 
     def check(self, ctx: Context) -> Iterator[Finding]:
-        optimizer = infos_of(ctx, "optimizer")
-        if not any(info.dtype in _SMALLEST for info in optimizer):
-            return
-        narrow = [info for info in second_moments(ctx)[1] if info.dtype in _SMALLEST]
         for group in groups_of(ctx):
             epsilon = group.first("eps", "epsilon")
-            moments = [info for info in narrow if _in_group(info, group)]
-            if epsilon is None or not moments:
+            if epsilon is None or not epsilon[1] < self.ratio * _SMALLEST["float16"]:
+                continue
+            moments = [info for info in second_moments(ctx)[1] if _in_group(info, group)]
+            moments = [info for info in moments if info.dtype in _SMALLEST]
+            if not moments:
                 continue
             path, value = epsilon
             dtype = moments[0].dtype
@@ -100,6 +110,8 @@ class EpsilonBelowResolution(Rule):
             if not value < self.ratio * smallest:
                 continue
             zeros = sum(ctx.stats[info.name].zeros for info in moments)
+            if dtype != "float16" and not zeros:
+                continue  # what is divided by is not 0, and cannot underflow to it as float16 does
             elements = sum(info.size for info in moments)
             yield self.number_finding(
                 path,

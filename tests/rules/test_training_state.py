@@ -836,3 +836,10 @@ def test_rules_survive_odd_names_and_values(rule, values):
     numbers |= {name.replace("/", "."): 10**400 for name in ODD}
     for finding in found(rule(), tensors | {"model.fc.weight": zeros(1, 2)}, numbers):
         assert finding.message
+
+
+def test_a_model_of_empty_parameters_is_compared_with_nothing():
+    tensors, numbers = model_and([(3, 3), (3,), (9, 3), (4,)], 4)
+    assert found(OptimizerModelMismatch(), tensors, numbers)
+    tensors["b.weight"] = np.zeros((0,), np.float32)
+    assert found(OptimizerModelMismatch(), tensors, numbers) == []
