@@ -212,6 +212,40 @@ def test_recurrent_and_attention_layers_feed_no_batchnorm() -> None:
     assert kernels_of(shapes) == {"bn": "unknown"}
 
 
+@pytest.mark.parametrize(
+    ("kernel", "axes"),
+    [((3, 3, 8, 1), (2, 3)), ((3, 3, 4, 2), ()), ((3, 3, 4, 8), (3,)), ((3, 3, 8, 4), (2,)), ((4, 8), (1,))],
+)  # fmt: skip
+def test_keras_kernels_without_a_class_are_told_by_their_axes(kernel: Any, axes: Any) -> None:
+    graph, _ = graph_of({"conv1/kernel": kernel, "conv1_bn/moving_variance": (8,)})
+    assert graph.feeds["conv1_bn"].axes == axes
+    named, _ = graph_of({"dw1/depthwise_kernel": (3, 3, 4, 2), "dw1_bn/moving_variance": (8,)})
+    assert named.feeds["dw1_bn"].axes == (2, 3)
+
+
+def test_image_stem_is_no_grouped_kernel_but_one_of_many_narrow_ones_is() -> None:
+    stem = ("a.bn1:4", "a.conv1:8,4,3,3", "b.bn1:8", "b.conv1:8,4,3,3")
+    found = kernels_of(net(*stem), alphabetical=True)
+    assert found == {"a.bn1": "unknown", "b.bn1": "unknown"}  # grouped: another takes four too
+    alone = ("a.bn1:4", "a.conv1:8,4,3,3", "b.bn1:9", "b.conv1:9,3,3,3")
+    assert kernels_of(net(*alone), alphabetical=True)["b.bn1"] == "b.conv1"
+
+
+def test_pointwise_half_feeds_the_only_norm_of_a_block() -> None:
+    block = ("a.conv_x_dw:8,1,3,3", "a.conv_x_pw:8,8,1,1", "a.bn:8")
+    rest = ("z.conv:9,8,3,3", "z.bn:9")
+    assert kernels_of(net(*block, *rest), alphabetical=True)["a.bn"] == "a.conv_x_pw"
+
+
+@pytest.mark.parametrize(("channels", "first"), [(1, False), (2, True), (4, True), (5, False)])
+def test_branches_are_on_the_input_only_if_they_look_like_images(
+    channels: int, first: bool
+) -> None:
+    branches = net(f"x.conv1:8,{channels},3,3", "x.bn1:8", f"y.conv1:8,{channels},3,3", "y.bn1:8")
+    graph, _ = graph_of(branches)
+    assert ("y.bn1" in graph.first) is first
+
+
 # --- order and the first BatchNorm -------------------------------------------------------------------
 
 
@@ -327,6 +361,27 @@ def test_names_that_keras_made_up_pair_only_if_all_channels_agree() -> None:
     assert set(kernels_of(less, alphabetical=True).values()) == {"unknown"}
     unique = more | {"batch_normalization_3/moving_variance": (5,), "dense/kernel": (4, 5)}
     assert kernels_of(unique, alphabetical=True)["batch_normalization_3"] == "dense"
+
+
+def test_kernels_of_keras_groups_stand_before_the_norm_that_needs_the_last_of_them() -> None:
+    shapes = {
+        f"layers/conv2d{n}/vars/0": (3, 3, 8, 8 if n != "_2" else 9) for n in ("", "_1", "_2", "_3")
+    }
+    for n, channels in (("", 9), ("_1", 8)):
+        shapes |= {f"layers/batch_normalization{n}/vars/{i}": (channels,) for i in range(4)}
+    names = {"": "b_bn", "_1": "c_bn"}
+    convs = {"": "x", "_1": "y", "_2": "b_conv", "_3": "c_conv"}
+    infos = {}
+    for name in sorted(shapes):
+        group = name.split("/")[1]
+        known = names if group.startswith("batch") else convs
+        label = known[group.removeprefix("batch_normalization").removeprefix("conv2d")]
+        infos[name] = TensorInfo(name=name, path=tuple(name.split("/")), dtype="float32",
+                                 shape=shapes[name], layer_name=label)  # fmt: skip
+    table = TensorTable(path="x", format="memory", infos=infos)
+    order = [key.split("/")[1] for key in read_graph(table, read_layers(table)).order]
+    assert order == ["conv2d", "conv2d_1", "conv2d_2", "batch_normalization", "conv2d_3",
+                     "batch_normalization_1"]  # fmt: skip
 
 
 # --- the Keras configuration ---------------------------------------------------------------------------
@@ -480,6 +535,16 @@ def test_squared_norms_of_units_that_were_reshaped_are_means_over_places() -> No
     np.testing.assert_allclose(flat, np.tile(squares, 2))
     _, other = values_of({"fc/kernel": kernel.T, "bn/moving_variance": np.ones(3)}, *configs)
     assert other is None
+
+
+def test_separable_norms_are_those_of_the_whole_kernel() -> None:
+    rng = np.random.default_rng(1)
+    depthwise, pointwise = rng.normal(size=(3, 3, 2, 2)), rng.normal(size=(1, 1, 4, 5))
+    arrays = {"s1/depthwise_kernel": depthwise, "s1/pointwise_kernel": pointwise,
+              "s1_bn/moving_variance": np.ones(5)}  # fmt: skip
+    _, found = values_of(arrays)
+    whole = np.einsum("hwim,imo->hwimo", depthwise, pointwise.reshape(2, 2, 5))
+    np.testing.assert_allclose(found, np.square(whole).sum((0, 1, 2, 3)), rtol=1e-5)
 
 
 def test_weight_norm_gives_its_norms_directly_and_spectral_norm_none() -> None:

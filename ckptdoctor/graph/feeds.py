@@ -90,7 +90,7 @@ class Feed(NamedTuple):
             else:
                 rest = tuple(axis for axis in range(squares.ndim) if axis not in self.axes)
                 units = squares.sum(axis=rest).reshape(-1)
-        return _per_channel(units, self.channels, last=kernel.keras)
+        return _per_channel(units, self.channels)
 
 
 def _float64(values: Array) -> Array:
@@ -103,17 +103,13 @@ def _separable(depthwise: Array, pointwise: Array) -> Array:
     return np.asarray(windows @ pointwise.reshape(windows.size, -1))
 
 
-def _per_channel(units: Array, channels: int, *, last: bool) -> Array | None:
-    """Fit units to channels where a reshape lies between; ``last`` is where channels vary fastest."""
-    if units.size == channels or not channels or not units.size:
-        return units if units.size == channels else None
+def _per_channel(units: Array, channels: int) -> Array | None:
+    """Fit units to channels where a reshape lies between: in Keras, channels vary fastest."""
+    if not channels or not units.size:
+        return None
     if units.size % channels == 0:
-        grid = units.reshape((-1, channels) if last else (channels, -1))
-        return np.asarray(grid.mean(axis=0 if last else 1))
-    if channels % units.size == 0:
-        places = channels // units.size
-        return np.tile(units, places) if last else np.repeat(units, places)
-    return None
+        return np.asarray(units.reshape(-1, channels).mean(axis=0))
+    return np.tile(units, channels // units.size) if channels % units.size == 0 else None
 
 
 class LazyOrder(Mapping[str, int]):
