@@ -217,8 +217,8 @@ def test_recurrent_and_attention_layers_feed_no_batchnorm() -> None:
     [((3, 3, 8, 1), (2, 3)), ((3, 3, 4, 2), ()), ((3, 3, 4, 8), (3,)), ((3, 3, 8, 4), (2,)), ((4, 8), (1,))],
 )  # fmt: skip
 def test_keras_kernels_without_a_class_are_told_by_their_axes(kernel: Any, axes: Any) -> None:
-    graph, _ = graph_of({"conv1/kernel": kernel, "conv1_bn/moving_variance": (8,)})
-    assert graph.feeds["conv1_bn"].axes == axes
+    graph, _ = graph_of({"conv1/kernel": kernel, "bn_conv1/moving_variance": (8,)})
+    assert graph.feeds["bn_conv1"].axes == axes
     named, _ = graph_of({"dw1/depthwise_kernel": (3, 3, 4, 2), "dw1_bn/moving_variance": (8,)})
     assert named.feeds["dw1_bn"].axes == (2, 3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import multiprocessing
 import os
 import sys
@@ -37,7 +38,17 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def digest() -> str:
+    """Name of the code that trains: models trained by other code are trained again."""
+    folder = Path(__file__).parent
+    names = ("tasks", "torch_models", "keras_models", "torch_patient", "keras_patient")
+    return hashlib.sha256(b"".join((folder / f"{n}.py").read_bytes() for n in names)).hexdigest()[
+        :12
+    ]
+
+
 def units(options: argparse.Namespace) -> list[Unit]:
+    options.cache /= digest()
     options.cache.mkdir(parents=True, exist_ok=True)
     wanted = tuple(options.models.split(","))
     found = [

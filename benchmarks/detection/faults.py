@@ -215,7 +215,7 @@ def bn009(p: Patient) -> Iterator[Fault]:
         if twins:
             twin = twins[int(p.rng(place).integers(len(twins)))]
             new = {spot.parts[k]: p.weights[twin.parts[k]] for k in ("mean", "var")}
-            yield Fault(code="BN009", what=f"both copied from {twin.layer}", place=place, change=new,
+            yield Fault(code="BN009", what="both copied from another layer", place=place, change=new,
                         targets=(*every, *whole(twin)))  # fmt: skip
 
 

@@ -28,6 +28,8 @@ import torch
 from .keras_models import MODELS
 from .patients import Array, Patient, Spot, Written
 
+tf.config.experimental.enable_op_determinism()
+
 STEPS = 200
 BATCH = 32
 SUFFIX = {"h5": "model.h5", "keras": "model.keras", "weights.h5": "model.weights.h5"}

@@ -32,7 +32,7 @@ SIBLINGS: Mapping[str, tuple[tuple[str, ...], str]] = {
     ),
     "WT011": (("NF001", "NF002"), "non-finite gains are NF001 and NF002 where WT011 leaves them"),
     "PR001": (("BN008",), "the same as BN008"),
-    "PR002": (("WT006",), "a kernel that float16 has made vanish"),
+    "PR002": (("WT001", "WT006"), "a kernel that float16 has made vanish"),
     "CF003": (("BN006",), "statistics that never moved are stale"),
     "TS006": (
         ("NF001", "NF002", "BN001", "BN003", "WT003", "WT010"),

@@ -93,8 +93,18 @@ class Norm:
 
     @cached_property
     def first(self) -> bool:
-        """Whether no other normalisation stands between the model's input and it."""
-        return self.layer.key in self._ctx.graph.first
+        """Whether the scale of the model's input may reach it.
+
+        No other normalisation is known to stand before it: one whose feed is not known may stand
+        anywhere, as the last BatchNorm of a pre-activation net does that its file lists first.
+        """
+        graph = self._ctx.graph
+        if self.layer.key in graph.first:
+            return True
+        if graph.feed(self.layer).kernel is not None:
+            return False
+        known = _first_known(self._ctx).get(self.layer.role)
+        return known is not None and graph.depth(self.layer) < known
 
     @cached_property
     def on_input(self) -> bool:
@@ -194,6 +204,22 @@ class Norms:
         for index in np.flatnonzero(screen).tolist():
             yield self.norm(index)
 
+    def carried(self, norm: Norm) -> float:
+        """Return the largest mean variance before a layer in the stream that sums carry on.
+
+        Those are the layers that no kernel feeds, and the first ones: in a pre-activation net the
+        scale of the model's input goes past every normalisation.
+        """
+        graph, means = self._ctx.graph, self.column("var", "mean")
+        depth, largest = graph.depth(norm.layer), 0.0
+        for index in np.flatnonzero(self.finite("var")).tolist():
+            layer = self._layers[index]
+            if layer.role != norm.layer.role or graph.depth(layer) >= depth:
+                continue
+            if graph.feed(layer).kernel is None or self.norm(index).first:
+                largest = max(largest, float(means[index]))
+        return largest
+
     def typical(self, role: str) -> float:
         """Return what interior layers of a role have as mean variance by mean squared norm.
 
@@ -230,6 +256,21 @@ def norms_of(ctx: Context) -> Norms:
         return Norms(ctx)
     found: Norms = ctx.once("norms", _anchor(ctx), lambda: Norms(ctx))
     return found
+
+
+def _first_known(ctx: Context) -> dict[str, int]:
+    """Role -> depth of its first BatchNorm whose kernel is known."""
+
+    def look() -> dict[str, int]:
+        found: dict[str, int] = {}
+        for layer in ctx.layers.batchnorms:
+            if ctx.graph.feed(layer).kernel is not None:
+                depth = ctx.graph.depth(layer)
+                found[layer.role] = min(depth, found.get(layer.role, depth))
+        return found
+
+    depths: dict[str, int] = ctx.once("first known feed", _anchor(ctx), look)
+    return depths
 
 
 def _anchor(ctx: Context) -> TensorInfo:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..findings import Finding, Severity
 from .base import Case, Context, Rule, rule, threshold
 from .kernels import Kernel, batchnorm_behind, by_design, kernels_of, trained
 
-_JUDGED = ("conv", "dense", "recurrent", "attention")
+_JUDGED = ("conv", "dense", "recurrent", "attention", "embedding")
 
 
 @rule
@@ -20,7 +22,8 @@ class VanishedLayer(Rule):
     A layer's gain is the root mean square of its weights times the square root of the inputs per
     output; trained layers lie between 0.1 and 10.  Below some 1e-4 the output is the bias: inputs
     no longer matter.  Behind a BatchNorm a kernel's scale is divided out again, so a small kernel
-    is sick there only if the running variance still belongs to a larger one.
+    is sick there only if the running variance still belongs to a larger one.  An embedding's gain
+    is the root mean square of its rows.
 
     How it happens
     --------------
@@ -48,7 +51,7 @@ class VanishedLayer(Rule):
         Case("small weights, small biases",
              {"a.weight": [[0.5, 1.0]], "fc.weight": [[1e-3, -2e-3]] * 4, "fc.bias": [1e-3] * 4}),
         Case("directions of a weight norm", {"fc.weight_v": [[1e-6, 2e-6]] * 4, "fc.weight_g": [[1.0]] * 4}),
-        Case("rows of an embedding", {"embed.weight": [[1e-6, 2e-6]] * 4}),
+        Case("a small embedding", {"embed.weight": [[5e-5, -7e-5]] * 4}),
     )  # fmt: skip
     sick = (
         Case("weight decay gone wild",
@@ -58,6 +61,8 @@ class VanishedLayer(Rule):
              severity=Severity.WARNING),
         Case("a first layer, perhaps of raw inputs",
              {"fc.weight": [[1e-7, -2e-7]] * 4, "fc.bias": [1.0] * 4, "b.weight": [[0.5, 1.0]] * 2},
+             severity=Severity.WARNING),
+        Case("an embedding whose rows are lost", {"embed.weight": [[1e-9, 2e-9]] * 4},
              severity=Severity.WARNING),
     )  # fmt: skip
 
@@ -72,6 +77,12 @@ class VanishedLayer(Rule):
         unit="times the input",
         why="inputs would have to be in the millions to matter",
         healthy="0 of 1,070 kernels of 135 files, adapters included; smallest 6.3e-4",
+    )
+    table: float = threshold(
+        1e-5,
+        unit="root mean square of an embedding",
+        why="a sixth of the smallest initialisation, RWKV's; a LayerNorm's epsilon is larger",
+        healthy="0 of the embeddings of 272 files",
     )
     drowned: float = threshold(
         100.0,
@@ -89,7 +100,8 @@ class VanishedLayer(Rule):
     def check(self, ctx: Context) -> Iterator[Finding]:
         kernels = kernels_of(ctx)
         suspect = kernels.of(*_JUDGED) & kernels.wide & kernels.finite
-        suspect &= (kernels.gain < self.gain) & (kernels.peak > 0)
+        least = np.where(kernels.of("embedding"), self.table, self.gain)
+        suspect &= (kernels.gain < least) & (kernels.peak > 0)
         for index, kernel in kernels.where(suspect):
             gain = float(kernels.gain[index])
             told = self._judge(ctx, kernel, gain)
@@ -100,7 +112,7 @@ class VanishedLayer(Rule):
                 kernel.info,
                 f"the layer passes on {gain:.3g} times its input: {why}",
                 severity=severity,
-                limit=f"gain below {self.gain:g}",
+                limit=f"gain below {least[index]:g}",
                 gain=gain,
                 largest=float(kernels.peak[index]),
             )
@@ -123,6 +135,8 @@ class VanishedLayer(Rule):
                 Severity.NOTE,
                 "no normalisation layer shows any training, so it may be a beginning",
             )
+        if kernel.layer.kind == "embedding":
+            return Severity.WARNING, "any normalisation behind sees nothing but its own epsilon"
         if _first(ctx, kernel):
             return Severity.WARNING, "right for a first layer only if inputs are very large"
         bias = kernel.layer.parts.get("bias")

@@ -32,12 +32,12 @@ class _Law(NamedTuple):
     edge: float
 
 
-def _even(bound: float) -> Array:
-    """Weights spread evenly over a range, for cases."""
-    return np.linspace(-bound, bound, 1024, dtype=np.float32).reshape(32, 32)
+def _even(bound: float) -> list[list[float]]:
+    """Weights that have range, mean and deviation of a uniform law, for cases: 36 of 32 units."""
+    return [[-bound, bound, 0.0, 0.0, 0.0, 0.0] * 6] * 32
 
 
-_MOVED = {f"l{i}.weight": _even(1) ** 3 for i in range(4)}
+_MOVED = {f"l{i}.weight": [[-1.0, 1.0, -0.5, 0.25, 0.25, 0.0] * 6] * 32 for i in range(4)}
 
 
 @rule
@@ -74,14 +74,17 @@ class UntrainedLayer(Rule):
     )
     healthy = (
         Case("a model in which everything is new",
-             {f"l{i}.weight": _even(1 / math.sqrt(32)) for i in range(4)}),
+             {f"l{i}.weight": _even(1 / 6) for i in range(4)}),
         Case("a model in which everything has moved", _MOVED),
     )  # fmt: skip
     sick = (
         Case("a head with torch's default initialisation",
-             {**_MOVED, "head.weight": _even(1 / math.sqrt(32))}),
+             {**_MOVED, "head.weight": _even(1 / 6)}),
         Case("a head with Glorot's",
-             {"head/kernel": _even(math.sqrt(6 / 64)), "head/bias": [0.0] * 32, **_MOVED}),
+             {"head/kernel": _even(math.sqrt(6 / 68)), "head/bias": [0.0] * 36, **_MOVED}),
+        Case("inputs of an LSTM of 9 states, with torch's default initialisation",
+             {**_MOVED, "rnn.weight_ih_l0": [[-1 / 3, 1 / 3, 0.0, 0.0, 0.0, 0.0] * 3] * 36,
+              "rnn.weight_hh_l0": [[-1.0, 1.0, -0.5, 0.5, 0.25, 0.0, 0.0, 0.0, 0.0]] * 36}),
     )  # fmt: skip
 
     least_elements: int = threshold(
@@ -168,6 +171,9 @@ def _laws(kernel: Kernel) -> tuple[_Law, ...]:
         return (_uniform("Keras' default", 0.05), _BERT)
     inputs = shape[-2] if kernel.keras else shape[1]
     both = fan_in + kernel.info.size / inputs
+    states = kernel.layer.parts.get("recurrent")
+    if states is not None and not kernel.keras:  # one law for all of torch's recurrent layer
+        return (_uniform("torch's default", 1 / math.sqrt(states.shape[-1])),)
     return (
         _uniform("torch's default", 1 / math.sqrt(fan_in)),
         _uniform("Glorot's uniform law", math.sqrt(6 / both)),

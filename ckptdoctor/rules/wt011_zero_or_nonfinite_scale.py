@@ -64,6 +64,9 @@ class ZeroOrNonfiniteScale(Rule):
               "ln_2.weight": [0.0, 0.0], "ln_2.bias": [0.1, 0.2]}),
         Case("a gain of zero, and no offset",
              {"ln_1.weight": [1.0, 0.9], "ln_2.weight": [0.0, 0.0]}, severity=Severity.WARNING),
+        Case("the only gain, its offset trained",
+             {"fc.weight": [[1.0, 2.0]], "ln_f.weight": [0.0, 0.0], "ln_f.bias": [0.1, 0.2]},
+             severity=Severity.WARNING),
         Case("gains that are stored as differences to one",
              {"input_norm.weight": [0.0, 0.0], "post_norm.weight": [0.0, 0.1]}, severity=Severity.NOTE),
         Case("a negative variance", {"normalization/mean": [0.0, 0.0], "normalization/variance": [1.0, -1.0]}),
@@ -123,9 +126,13 @@ class ZeroOrNonfiniteScale(Rule):
         stats = ctx.stats[info.name]
         beta = layer.parts.get("beta")
         offset = ctx.stats[beta.name] if beta is not None else None
-        if trained(ctx) is False or not self._around_one(ctx, info):
+        lives = offset is not None and offset.zeros < offset.count
+        usual = self._usual(ctx, info)
+        if usual is None and lives:  # a trained norm, and no other to say what its gains are
+            severity, why = Severity.WARNING, "the output is the offset, unless one is added to them"
+        elif trained(ctx) is False or usual is None or usual <= self.centred:
             severity, why = Severity.NOTE, "a beginning, or a difference to one"
-        elif offset is not None and offset.zeros < offset.count:
+        elif lives:
             severity, why = Severity.ERROR, "the output is the offset, whatever the input"
         else:
             severity, why = Severity.WARNING, "the layer passes on nothing"
@@ -134,15 +141,15 @@ class ZeroOrNonfiniteScale(Rule):
             self.finding(info, message, severity=severity, elements=stats.count, zeros=stats.zeros)
         ]
 
-    def _around_one(self, ctx: Context, info: TensorInfo) -> bool:
-        """Whether the other norms of the file store gains, not differences to one."""
+    def _usual(self, ctx: Context, info: TensorInfo) -> float | None:
+        """Median gain of the file's other norms, None where no other has any."""
         means = [
             abs(stats.mean)
             for layer in ctx.layers.of_kind("norm")
             if _is_norm(layer) and (other := layer.parts["gamma"]).name != info.name
             and (stats := ctx.stats[other.name]).mean is not None and stats.zeros < stats.count
         ]  # fmt: skip
-        return bool(means) and float(np.median(means)) > self.centred
+        return float(np.median(means)) if means else None
 
     def _variance(self, info: TensorInfo, stats: TensorStats) -> list[Finding]:
         if stats.minimum is None or stats.minimum > 0:

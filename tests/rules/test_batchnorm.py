@@ -251,7 +251,13 @@ def dense_net(ratio):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "severity"), [(rule3.features, None), (rule3.features * UP, WARNING)]
+    ("ratio", "severity"),
+    [
+        (rule3.features, None),
+        (rule3.features * UP, WARNING),
+        (rule3.beyond, WARNING),
+        (rule3.beyond * UP, ERROR),
+    ],
 )
 def test_features_may_move_together(ratio, severity):
     assert severity3(dense_net(ratio)) == severity
@@ -291,6 +297,34 @@ def test_behind_a_sum_the_largest_kernel_that_fits_is_the_measure(ratio, severit
     arrays["c2/kernel"] *= np.sqrt(10.0)  # explains ten times as much
     wider = severity3(arrays, "last/moving_variance", layers=layers)
     assert wider == (None if ratio < 1000 else WARNING)
+
+
+@pytest.mark.parametrize(("earlier", "severity"), [(1e6, None), (1e6 * DOWN, ERROR)])
+def test_sums_carry_on_the_scale_of_the_input(earlier, severity):
+    arrays, layers = summed(rule3.carried * 1e6)
+    layers = [config for config in layers if config.name != "c1"]
+    layers[1] = LayerConfig(name="b1", class_name="BatchNormalization", inputs=("in",))
+    arrays["b1/moving_variance"] = np.full(4, earlier)
+    findings = [f for f in found(rule3, arrays, layers=layers) if f.tensor.startswith("last")]
+    assert [f.severity for f in findings] == ([severity] if severity else [])
+
+
+def preactivation(*, before):
+    """Torch net whose first layer is fed by nobody knows what, listed first or last."""
+    unknown = bn("layers.0.bn1", var=2e4, n=3)
+    rest = {}
+    for i in range(1, 5):
+        rest |= conv(f"layers.{i}.conv1") | bn(f"layers.{i}.bn1")
+    stem = conv("stem", n=5)
+    return stem | unknown | rest if before else stem | rest | unknown
+
+
+def test_layer_before_every_known_one_may_see_the_input():
+    (finding,) = found(rule3, preactivation(before=True))
+    assert finding.severity == NOTE
+    assert "of the first BatchNorm" in finding.message
+    (finding,) = found(rule3, preactivation(before=False))
+    assert finding.severity == ERROR
 
 
 # BN003: single channels
@@ -369,8 +403,8 @@ def test_first_batchnorm_names_the_scale_of_the_input(ratio, severity):
     [
         (100.0, "0..255"),
         (1e3, "0..65535 would give"),
-        (65535.0, "0..65535 would give"),
-        (65535.5, "more than 0..65535"),
+        (131070.0, "0..65535 would give"),
+        (131071.0, "more than 0..65535"),
     ],
 )
 def test_first_batchnorm_says_what_has_such_a_scale(scale, says):
@@ -965,7 +999,7 @@ def test_vector_is_read_once():
 PINNED = {
     "BN002": {"rounding": 0.01, "amplified": 0.75},
     "BN003": {"limit": 30, "features": 50, "certain": 500, "apart": 40, "beyond": 1e5,
-              "guessed": 10, "spike": 2000, "spike_apart": 3000, "spike_certain": 1e5,
+              "guessed": 10, "carried": 10, "spike": 2000, "spike_apart": 3000, "spike_certain": 1e5,
               "pixels": 100, "raw": 2e5, "impossible": 1e20, "columns": 65535.0**2,
               "pruned": 1e-3, "start": 1.0, "alone": 1000},
     "BN004": {"starved": 1e-4, "deviations": 30, "constant": 1e-3, "first": 3e-5, "inert": 0.3,
