@@ -412,7 +412,7 @@ class TestOutput:
         monkeypatch.setenv("COLUMNS", "80")
         name = f"sample_checkpoints/sick/bn001-overflow-skipped-step.{ending}"
         assert run(["inspect", str(Path(__file__).parents[1] / name)]) == 1
-        diagnosis, _, findings = capsys.readouterr().out.partition("serve   unfit")
+        diagnosis, _, findings = capsys.readouterr().out.partition("  error  ")
         assert "post_bn" in diagnosis
         assert findings.count("post_bn") >= 2
 

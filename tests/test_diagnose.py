@@ -336,3 +336,15 @@ def test_summary_counts_shared_memory_once_and_parameters_of_the_judged_weights(
         ("model", 3, 8),
         ("optimizer", 1, 4),
     ]
+
+
+def test_arithmetic_of_rules_on_damaged_values_does_not_warn():
+    class Careless(RULES[0]):
+        def check(self, ctx):
+            signalling = np.array([0x7F800001], np.uint32).view(np.float32)
+            assert np.isnan(signalling.astype(np.float16)[0])
+            assert np.float32(3e38) * np.float32(3e38) == np.inf
+            yield from ()
+
+    table = TensorTable.from_arrays({"w": [1.0]})
+    assert diagnose(table, measure(table), rules=[Careless()]).findings == ()

@@ -23,11 +23,11 @@ _KINDS = {
          "spectralnorm", "quantised")
     )
 }  # fmt: skip
-_WIDE = frozenset(("float16", "float32", "float64", "bfloat16"))
-_EIGHT_BITS = frozenset(
-    ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e4m3",
-     "float8_e3m4")
-)  # fmt: skip
+_WIDE = {
+    **dict.fromkeys(("float16", "float32", "float64", "bfloat16"), True),
+    **dict.fromkeys(("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz",
+                     "float8_e4m3", "float8_e3m4"), False),
+}  # fmt: skip
 
 
 class Kernel(NamedTuple):
@@ -52,7 +52,7 @@ class Kernel(NamedTuple):
     @property
     def keras(self) -> bool:
         """Whether outputs are the last axis."""
-        return "/" in self.info.name
+        return _keras(self.info.name)
 
     @property
     def grouped(self) -> bool:
@@ -101,7 +101,7 @@ class Kernels:
 
     def _gather(self, ctx: Context) -> tuple[list[int], ...]:
         """List row, row of the bias (or -1), kind, units, size and flags of every kernel."""
-        row_of = {name: row for row, name in enumerate(ctx.stats)}
+        row_of = dict(zip(ctx.stats, range(len(ctx.stats)), strict=True))
         rows: list[int] = []
         biases: list[int] = []
         kinds: list[int] = []
@@ -117,10 +117,8 @@ class Kernels:
             for part, info in parts.items():
                 if part not in _PARTS:
                     continue
-                name, dtype, shape, role = info.name, info.dtype, info.shape, info.role
-                if dtype not in _WIDE and dtype not in _EIGHT_BITS:
-                    continue
-                if len(shape) < 2 or 0 in shape or info.encoding != "plain":
+                name, shape, breadth = info.name, info.shape, _WIDE.get(info.dtype)
+                if breadth is None or len(shape) < 2 or 0 in shape or info.encoding != "plain":
                     continue
                 if (part == "v") != (layer.kind == "weightnorm"):
                     continue  # the vectors of a spectral norm
@@ -135,9 +133,9 @@ class Kernels:
                 self._parts.append(part)
                 rows.append(row_of[name])
                 kinds.append(code)
-                wide.append(dtype in _WIDE)
-                ema.append(role == "ema")
-                units.append(shape[-1] if "/" in name else shape[0])
+                wide.append(breadth)
+                ema.append(layer.role == "ema")
+                units.append(shape[-1] if _keras(name) else shape[0])
                 sizes.append(prod(shape))
         return rows, biases, kinds, units, sizes, wide, ema
 
@@ -161,6 +159,11 @@ class Kernels:
 
     def __len__(self) -> int:
         return len(self._layers)
+
+
+def _keras(name: str) -> bool:
+    """Whether a kernel of this name has its outputs last: Keras', and Flax' with dots."""
+    return ("/" in name and not name.endswith("weight")) or name.endswith("kernel")
 
 
 def kernels_of(ctx: Context) -> Kernels:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..findings import Finding, Severity
-from ..tensors import BLOCK_BYTES, Array, TensorInfo
+from ..tensors import Array, TensorInfo
 from .base import Case, Context, Rule, rule, threshold
 from .kernels import Kernel, Kernels, kernels_of
 
@@ -64,7 +64,7 @@ class DuplicatedUnits(Rule):
         Case("two of many that agree",
              {"fc.weight": [[0.5, 1.0], [0.5, 1.0], [1.0, 2], [3, 4], [5, 6]]}),
         Case("an embedding of two types, one copied from the other",
-             {"token_type.weight": [[0.5, 1.0]] * 2, "embed.weight": [[0.5, 1.0], [2.0, 3.0]]}),
+             {"token_type_embeddings.weight": [[0.5, 1.0]] * 2, "embed.weight": [[0.5, 1.0], [2.0, 3.0]]}),
         Case("a grey filter for each of three colours",
              {"stem.weight": [[[[1.0, 2]]] * 3, [[[3.0, 4]]] * 3, [[[5.0, 6]]] * 3, [[[7.0, 8]]] * 3]}),
     )  # fmt: skip
@@ -124,11 +124,10 @@ class DuplicatedUnits(Rule):
         """Kernels worth a look: all of them, or the likeliest and largest in a file of many."""
         megabytes = 4e-6 * float(kernels.size.sum())
         affordable = int(self.peeks + self.more_peeks * megabytes)
-        if wanted.size > affordable:
-            # units that never differed share their bias too
-            doubt = (1 + kernels.biased - 2 * kernels.same_bias)[wanted]
-            wanted = wanted[np.lexsort((-kernels.size[wanted], doubt))[:affordable]]
-        listed: list[int] = np.sort(wanted).tolist()
+        # units that never differed share their bias too
+        doubt = (1 + kernels.biased - 2 * kernels.same_bias)[wanted]
+        likeliest = wanted[np.lexsort((-kernels.size[wanted], doubt))]
+        listed: list[int] = np.sort(likeliest[:affordable]).tolist()
         return listed
 
     def _look(self, ctx: Context, kernel: Kernel) -> Iterator[Finding]:
@@ -193,33 +192,44 @@ def _axes(kernel: Kernel) -> list[_Axis]:
 _COMPARED = 8
 """Units that are compared at first: of 8, two are copies where half of all are, 96 times in 100."""
 
-_PEEK_BYTES = 1 << 15
+_PEEK_BYTES = 1 << 16
 
 
 def _with_copy(ctx: Context, info: TensorInfo, axis: _Axis, tolerance: float) -> int | None:
     """Find a unit of which the first few hold a copy, as far as some of their weights tell."""
     slab = axis.units * axis.run
     wanted = _COMPARED * axis.run if slab == info.size else 4 * slab
-    wanted = max(2 * axis.run, min(wanted, _PEEK_BYTES // info.kind.itemsize))
-    some = next(_rows(ctx, info, min(wanted, info.size), wanted * info.kind.itemsize))[0]
-    turns = max(1, some.size // slab)
-    width = min(axis.units, some.size // axis.run)
+    affordable = max(_PEEK_BYTES, info.nbytes // 32) // info.kind.itemsize
+    some = _head(ctx, info, max(2 * axis.run, min(wanted, affordable)))
+    turns, width = max(1, some.size // slab), min(axis.units, some.size // axis.run)
     turn = some[: turns * width * axis.run].reshape(turns, width, axis.run)
-    at = np.linspace(0, width - 1, min(width, _COMPARED)).astype(np.intp)
-    units = turn[:, at].swapaxes(0, 1).reshape(at.size, -1)
-    peak = np.abs(units).max(axis=1)
-    few = units[:, :: max(1, units.shape[1] // 16)]
-    with np.errstate(over="ignore"):
-        apart = np.abs(few[:, None] - few).max(axis=2)
-    copies = ((apart <= tolerance * peak) & (peak > 0)).sum(axis=1)
-    best = int(copies.argmax())
-    return int(at[best]) if copies[best] > 1 else None
+    step = max(1, width // _COMPARED)
+    units = turn[:, ::step][:, :_COMPARED].swapaxes(0, 1)
+    for part in (units[:, :, :: max(1, axis.run // 16)], units):  # few weights nearly always tell
+        values = _floats(part).reshape(len(units), -1)
+        limit = tolerance * np.abs(values).max(axis=1, keepdims=True)
+        copies = ((_distance(values[:, None], values, 2) <= limit) & (limit > 0)).sum(axis=1)
+        best = int(copies.argmax())
+        if copies[best] < 2:
+            return None
+    return best * step
+
+
+def _head(ctx: Context, info: TensorInfo, size: int) -> Array:
+    """First elements as they are stored; of stored views and compressed files blocks are larger."""
+    held: list[Array] = []
+    for block in ctx.table.blocks(info, size * info.kind.itemsize):
+        held.append(block[:size])
+        size -= block.size
+        if size <= 0:
+            break
+    return held[0] if len(held) == 1 else np.concatenate(held)
 
 
 def _equal(ctx: Context, info: TensorInfo, axis: _Axis, unit: int, tolerance: float) -> int:
     """Units equal to this one in every weight, but for rounding."""
     slab = axis.units * axis.run
-    if slab < info.size:
+    if slab < info.size:  # in every turn there is a piece of each unit
         apart, peak = np.zeros(axis.units), 0.0
         for turns in _rows(ctx, info, slab):
             turn = turns.reshape(-1, axis.units, axis.run)
@@ -245,17 +255,19 @@ def _distance(units: Array, model: Array, axes: int | tuple[int, ...]) -> Array:
     return apart
 
 
-def _rows(
-    ctx: Context, info: TensorInfo, width: int, max_bytes: int = BLOCK_BYTES
-) -> Iterator[Array]:
-    """Weights as whole rows of ``width`` ordinary floats, whatever the blocks they come in."""
+def _rows(ctx: Context, info: TensorInfo, width: int) -> Iterator[Array]:
+    """Weights as whole rows of ``width``, whatever the blocks they come in."""
     held: list[Array] = []
-    size = 0
-    for block in ctx.table.blocks(info, max_bytes):
-        held.append(block.astype(np.float64 if block.itemsize == 8 else np.float32))
-        size += block.size
+    for block in ctx.table.blocks(info):
+        held.append(_floats(block))
+        size = sum(part.size for part in held)
         if size >= width:
             flat = np.concatenate(held)
             whole = size // width * width
             yield flat[:whole].reshape(-1, width)
-            held, size = [flat[whole:]], size - whole
+            held = [flat[whole:]]
+
+
+def _floats(block: Array) -> Array:
+    values: Array = block.astype(np.float64 if block.itemsize == 8 else np.float32)
+    return values

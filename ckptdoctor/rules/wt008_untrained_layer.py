@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..findings import Finding, Severity
-from ..tensors import Array
 from .base import Case, Context, Rule, rule, threshold
 from .kernels import Kernel, Kernels, kernels_of, trained
 
@@ -171,11 +170,10 @@ def _laws(kernel: Kernel) -> tuple[_Law, ...]:
         return (_uniform("Keras' default", 0.05), _BERT)
     inputs = shape[-2] if kernel.keras else shape[1]
     both = fan_in + kernel.info.size / inputs
+    # torch has one law for all of a recurrent layer: that of its states
     states = kernel.layer.parts.get("recurrent")
-    if states is not None and not kernel.keras:  # one law for all of torch's recurrent layer
-        return (_uniform("torch's default", 1 / math.sqrt(states.shape[-1])),)
     return (
-        _uniform("torch's default", 1 / math.sqrt(fan_in)),
+        _uniform("torch's default", 1 / math.sqrt(states.shape[-1] if states else fan_in)),
         _uniform("Glorot's uniform law", math.sqrt(6 / both)),
         _uniform("He's uniform law", math.sqrt(6 / fan_in)),
         _uniform("LeCun's uniform law", math.sqrt(3 / fan_in)),

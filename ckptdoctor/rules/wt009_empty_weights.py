@@ -36,9 +36,9 @@ class EmptyWeights(Rule):
 
     When to ignore it
     -----------------
-    Some layers have no parameters by configuration and keep an empty tensor (e3nn's products of
-    representations, a layer of width 0): where others of the file are full and nothing in the
-    layer is, it is a note.
+    Some layers have no parameters by configuration and keep an empty tensor: e3nn's products of
+    representations (an ``output_mask`` beside it tells), layers of width 0, layers whose bias is
+    empty as well.  Where other weights of the file are full, these are notes.
     """
 
     code = "WT009"
@@ -56,9 +56,11 @@ class EmptyWeights(Rule):
     sick = (
         Case("one placeholder beside a full bias",
              {"a.weight": [[1.0, 2.0]], "b.weight": [[1.0, 2.0]], "fc.weight": [], "fc.bias": [1.0, 2.0]}),
+        Case("one placeholder among full weights",
+             {"a.weight": [[1.0, 2.0]], "b.weight": [[1.0, 2.0]], "conv.weight": []}),
         Case("the only weight there is", {"fc.weight": []}),
         Case("a layer that has no parameters by configuration",
-             {"a.weight": [[1.0, 2.0]], "b.weight": [[1.0, 2.0]], "tp.weight": []},
+             {"a.weight": [[1.0, 2.0]], "b.weight": [[1.0, 2.0]], "tp.weight": [], "tp.output_mask": [1.0]},
              severity=Severity.NOTE),
         Case("a layer without inputs",
              {"a.weight": [[1.0, 2.0]], "b.weight": [[1.0, 2.0]], "fc.weight": [[], []], "fc.bias": [1.0, 2.0]},
@@ -76,12 +78,11 @@ class EmptyWeights(Rule):
         if not any(0 in info.shape for info in ctx.table.infos.values()):
             return
         by_role: dict[Role, _Weights] = {}
-        full: set[str] = set()
+        full: dict[str, bool] = {}
         for info in ctx.table.infos.values():
             if info.role not in ("model", "ema"):
                 continue
-            if 0 not in info.shape:
-                full.add(info.name)
+            full[info.name] = 0 not in info.shape
             if not _is_weight(info):
                 continue
             weights = by_role.setdefault(info.role, _Weights())
@@ -92,19 +93,22 @@ class EmptyWeights(Rule):
             for info in weights.empty:
                 yield self._found(info, weights, full)
 
-    def _found(self, info: TensorInfo, weights: _Weights, full: set[str]) -> Finding:
+    def _found(self, info: TensorInfo, weights: _Weights, full: dict[str, bool]) -> Finding:
         empty = len(weights.empty)
         many = empty >= self.share * weights.all
-        bias = re.sub(r"(weight|kernel)((:\d+)?)$", r"bias\2", info.name)
-        beside = bias != info.name and bias in full
+        plain = re.fullmatch(_PLAIN, info.name, re.DOTALL)
+        stem, end = plain.groups() if plain else ("\0", "")
+        bias = full.get(f"{stem}bias{end}")
         shape = list(info.shape)
         if many:
             severity = Severity.ERROR
             why = f"as {empty:,} of {weights.all:,} weights are: a placeholder, not the values"
-        elif beside and len(shape) == 1:
+        elif bias and len(shape) == 1:
             severity, why = Severity.ERROR, "though the layer's bias is stored"
-        elif beside:
+        elif bias:
             severity, why = Severity.WARNING, "the layer's output is its bias"
+        elif plain and bias is None and len(shape) == 1 and f"{stem}output_mask" not in full:
+            severity, why = Severity.ERROR, "though other weights are stored: it cannot be loaded"
         else:
             severity, why = Severity.NOTE, "the layer may have no parameters by configuration"
         return self.finding(
@@ -116,6 +120,10 @@ class EmptyWeights(Rule):
             empty=empty,
             weights=weights.all,
         )
+
+
+_PLAIN = r"(|.*[./])(?:weight|(?:recurrent_)?kernel|embeddings)(|:\d+|_[ih]h\w*)"
+"""Names of what a layer cannot do without; the same with ``bias`` is its bias."""
 
 
 def _is_weight(info: TensorInfo) -> bool:

@@ -129,7 +129,10 @@ class ZeroOrNonfiniteScale(Rule):
         lives = offset is not None and offset.zeros < offset.count
         usual = self._usual(ctx, info)
         if usual is None and lives:  # a trained norm, and no other to say what its gains are
-            severity, why = Severity.WARNING, "the output is the offset, unless one is added to them"
+            severity, why = (
+                Severity.WARNING,
+                "the output is the offset, unless one is added to them",
+            )
         elif trained(ctx) is False or usual is None or usual <= self.centred:
             severity, why = Severity.NOTE, "a beginning, or a difference to one"
         elif lives:

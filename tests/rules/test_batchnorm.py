@@ -9,7 +9,7 @@ import pytest
 from ckptdoctor.findings import Severity
 from ckptdoctor.measure.scan import measure
 from ckptdoctor.rules.base import Context
-from ckptdoctor.rules.batchnorm import channel_list, norms_of
+from ckptdoctor.rules.batchnorm import channel_list, norms_of, per_channel, short
 from ckptdoctor.rules.bn001_nonfinite_running_stats import NonfiniteRunningStats
 from ckptdoctor.rules.bn002_negative_running_var import NegativeRunningVar
 from ckptdoctor.rules.bn003_exploded_running_var import ExplodedRunningVar
@@ -116,6 +116,10 @@ def test_narrow_types_are_judged(dtype):
     (finding,) = found(NonfiniteRunningStats(), arrays)
     assert finding.severity == ERROR
     assert ("65520" in finding.message) == (dtype == "float16")
+
+
+def test_tensor_of_no_layer_is_left_alone():
+    assert not found(NonfiniteRunningStats(), {"x": np.array([NAN])})
 
 
 def test_other_tensors_of_a_batchnorm_and_other_layers_are_left_alone():
@@ -309,14 +313,24 @@ def test_sums_carry_on_the_scale_of_the_input(earlier, severity):
     assert [f.severity for f in findings] == ([severity] if severity else [])
 
 
+def test_first_layer_carries_too_but_none_that_is_normalised():
+    arrays, layers = summed(rule3.carried * 1e6)
+    arrays["b2/moving_variance"] = np.full(4, 1e6)
+    named = {f.tensor: f.severity for f in found(rule3, arrays, layers=layers)}
+    assert named == {"b2/moving_variance": ERROR, "last/moving_variance": ERROR}
+    arrays["b2/moving_variance"], arrays["b1/moving_variance"] = np.ones(4), np.full(4, 1e6)
+    named = {f.tensor: f.severity for f in found(rule3, arrays, layers=layers)}
+    assert named == {"b1/moving_variance": WARNING}
+
+
 def preactivation(*, before):
     """Torch net whose first layer is fed by nobody knows what, listed first or last."""
     unknown = bn("layers.0.bn1", var=2e4, n=3)
     rest = {}
     for i in range(1, 5):
         rest |= conv(f"layers.{i}.conv1") | bn(f"layers.{i}.bn1")
-    stem = conv("stem", n=5)
-    return stem | unknown | rest if before else stem | rest | unknown
+    last = conv("stem", n=5) | bn("bn_last", n=7)  # a file may list first what comes last
+    return last | unknown | rest if before else last | rest | unknown
 
 
 def test_layer_before_every_known_one_may_see_the_input():
@@ -489,6 +503,45 @@ def test_file_with_other_widths_takes_the_largest_kernel():
     assert "any kernel with 4 outputs" in found(rule3, arrays, layers=layers)[0].message
 
 
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        np.eye(4)[None, None] * np.where(np.eye(4) > 0, 1e3, NAN),
+        np.full((1, 1, 4, 4), 100, np.int8),
+    ],
+    ids=["with NaN", "of integers"],
+)
+def test_kernel_that_cannot_be_measured_explains_nothing(kernel):
+    arrays, layers = summed(1e6)
+    arrays["c2/kernel"] = kernel
+    assert severity3(arrays, "last/moving_variance", layers=layers) == ERROR
+
+
+def test_convolution_over_one_dimension_is_one():
+    arrays = net(np.full(4, 45.0))
+    arrays["conv5.weight"] = np.eye(4)[:, :, None]
+    assert severity3(arrays) == WARNING
+    arrays["conv5.weight"] = np.eye(4)
+    assert severity3(arrays) is None
+
+
+def test_three_interior_layers_tell_what_is_usual():
+    assert severity3(net(60.0, usual=5.0, layers=4), "bn4.running_var") is None
+    assert severity3(net(60.0, usual=5.0, layers=3), "bn3.running_var") == WARNING
+
+
+def test_channels_that_never_rose_do_not_make_a_layer():
+    assert severity3(net(np.array([1.0, 1.0, 1.0, 1.5]), square=1e-4)) is None
+    assert severity3(net(np.array([1.1, 1.1, 1.1, 1.5]), square=1e-4)) == ERROR
+
+
+def test_collapsed_layers_are_no_measure():
+    arrays = {}
+    for i, var in enumerate([0.0, 0.0, 2.0, 2.0, 1500.0]):
+        arrays |= bn(f"layer{i}.bn", var=var)
+    assert not found(rule3, arrays)
+
+
 def test_lists_of_channels_in_numbers_are_cut():
     var = np.ones(100)
     var[:40] = 1e7
@@ -563,6 +616,11 @@ def test_silenced_layers_are_no_matter():
     assert severity4(net(0.0, gamma=1e-4)) is None
     assert severity4(net(0.0, square=rule4.gain * EPS * DOWN)) is None
     assert severity4(net(0.0, square=rule4.gain * EPS * UP)) == ERROR
+
+
+@pytest.mark.parametrize(("gain", "severity"), [(0.99, None), (1.01, ERROR), (1.9, ERROR)])
+def test_gamma_below_the_root_of_epsilon_silences(gain, severity):
+    assert severity4(net(0.0, gamma=gain * np.sqrt(EPS))) == severity
 
 
 @pytest.mark.parametrize(("live", "severity"), [(4, ERROR), (3, WARNING)])
@@ -718,6 +776,7 @@ def test_one_statistic_at_its_start_is_a_warning_where_batches_were_counted():
     assert not told(rule6, bn(mean=one(4, 0.1, 0.0), var=one(4, 0.9), count=3))
     (finding,) = found(rule6, bn(mean=0.0, var=0.9, count=3))
     assert "running mean is exactly 0 in all 4 channels" in finding.message
+    assert finding.measured == {"channels": 4, "batches": 3}
 
 
 def test_stale_layer_is_told_with_its_batches():
@@ -781,6 +840,15 @@ def test_stored_class_tells_whether_statistics_are_missing(name, settings, alarm
     assert told(rule7, arrays, layers=[config]) == expected
 
 
+def test_counter_beside_a_matrix_is_no_batchnorm():
+    arrays = {
+        "x.weight": np.ones((2, 2)),
+        "x.bias": np.zeros(2),
+        "x.num_batches_tracked": np.array(3),
+    }
+    assert not found(rule7, arrays)
+
+
 # BN008
 
 rule8 = HalfPrecisionRunningStats()
@@ -796,6 +864,13 @@ def half(largest, dtype=np.float16, name="bn"):
 )
 def test_float16_is_a_note_until_it_ends(largest, severity):
     assert told(rule8, half(largest)) == {("bn.running_var", severity)}
+
+
+def test_layer_near_the_end_is_told_by_itself():
+    first, second = found(rule8, half(6e4, name="a") | half(1.0, name="b"))
+    assert "variances up to 6e+04 in float16" in first.message
+    assert (first.measured["layers"], second.measured["layers"]) == (1, 1)
+    assert second.measured["channels"] == 2
 
 
 def test_layers_in_one_narrow_type_are_one_note():
@@ -886,11 +961,20 @@ def test_statistics_of_another_layer_are_an_error_unless_all_of_it_is(arrays, se
     assert told(rule9, arrays) == ({("bn2.running_var", severity)} if severity else set())
 
 
+def test_each_further_copy_is_named():
+    arrays = pair(OTHER, MEAN) | conv("conv3", 3.0) | bn("bn3", MEAN, VAR, OTHER[::-1].copy(), MEAN)
+    first, second = found(rule9, arrays)
+    assert (first.tensor, second.tensor) == ("bn2.running_var", "bn3.running_var")
+    assert "are those of 'bn1', which another kernel feeds" in second.message
+    assert second.measured["copy_of"] == "bn1"
+
+
 def test_layer_whose_kernel_is_not_known_is_a_warning():
     arrays, layers = summed(1.0)
     arrays |= {"last/moving_mean": MEAN, "last/moving_variance": VAR, "last/gamma": OTHER}
     arrays |= {"b2/moving_mean": MEAN, "b2/moving_variance": VAR, "b2/gamma": GAMMA}
     assert told(rule9, arrays, layers=layers) == {("last/moving_variance", WARNING)}
+    assert found(rule9, arrays, layers=layers)[0].message.endswith("are those of 'b2'")
 
 
 def test_correlation_that_counts_as_a_copy():
@@ -987,6 +1071,19 @@ def test_odd_layers_crash_no_rule_and_raise_no_alarm(rule, arrays):
 def test_long_lists_of_channels_are_cut():
     assert channel_list(np.ones(12, np.bool_)) == "0, 1, 2, 3, 4, 5, 6, 7 and 4 more"
     assert channel_list(np.ones(8, np.bool_)) == "0, 1, 2, 3, 4, 5, 6, 7"
+
+
+@pytest.mark.parametrize(
+    ("size", "read"), [(0, False), (1, True), (2**20, True), (2**20 + 1, False)]
+)
+def test_vectors_of_a_sensible_length_are_read(size, read):
+    ctx = context({"bn.running_var": np.zeros(size, np.float32)})
+    assert (per_channel(ctx, ctx.table["bn.running_var"]) is not None) == read
+
+
+def test_numbers_are_written_for_people():
+    told_ = [short(x) for x in (99.4, 100, 123456.7, 999_999, 1e6, -250)]
+    assert told_ == ["99", "100", "123,457", "999,999", "1e+06", "-250"]
 
 
 def test_vector_is_read_once():

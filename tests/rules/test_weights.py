@@ -524,10 +524,131 @@ def test_copies_are_counted(order, copies, severity):
     values[:copies] = values[0]
     name = "fc.weight" if order == "torch" else "fc/kernel"
     arrays = {name: values if order == "torch" else np.ascontiguousarray(values.T)}
-    expected = (
-        {} if severity is None or (order == "keras" and severity < ERROR) else {name: severity}
-    )
-    assert found("WT005", arrays) == expected
+    assert found("WT005", arrays) == ({} if severity is None else {name: severity})
+
+
+def test_copies_are_found_wherever_they_are():
+    values = normal(100, 6)
+    values[np.random.default_rng(1).permutation(100)[:75]] = 0.5
+    keras = {"fc/kernel": np.ascontiguousarray(values.T)}
+    for arrays in ({"fc.weight": values}, keras):
+        assert one("WT005", arrays).measured == {"units": 100, "equal": 75}
+
+
+def test_two_of_eight_compared_units_are_enough_to_count():
+    values = normal(8, 6)
+    values[6] = values[7]
+    assert not found("WT005", {"fc.weight": values}, most=0.25)
+    assert found("WT005", {"fc.weight": values}, most=0.24)
+
+
+@pytest.mark.parametrize(("last", "told"), [(6, False), (7, True)])
+def test_eight_units_are_compared_from_the_first(last, told):
+    values = normal(40, 6)
+    values[8:], values[:last] = values[39], normal(8, 6, seed=1)[:last]
+    values[7] = values[39]
+    values[last:7] = values[39]
+    shown = found("WT005", {"fc.weight": values}, most=0.1)
+    assert bool(shown) == (last == 6)
+    assert told or shown
+
+
+@pytest.mark.parametrize("order", ["torch", "keras"])
+@pytest.mark.parametrize(("apart", "told"), [(0.97e-5, True), (1.03e-5, False)])
+def test_trained_copies_may_differ_by_rounding(order, apart, told):
+    values = np.repeat(np.float64([[0.25, -2.0, 0.5]]), 2, 0)
+    values[1, 0] += 2.0 * apart
+    name = "fc.weight" if order == "torch" else "fc/kernel"
+    values = values if order == "torch" else np.ascontiguousarray(values.T)
+    assert bool(found("WT005", {name: values})) == told
+
+
+@pytest.mark.parametrize("order", ["torch", "keras"])
+def test_tolerance_is_met_by_equality(order):
+    values = np.float64([[1, 2], [1, 1.5]])
+    name = "fc.weight" if order == "torch" else "fc/kernel"
+    arrays = {name: values if order == "torch" else np.ascontiguousarray(values.T)}
+    assert found("WT005", arrays, tolerance=0.25)
+    assert not found("WT005", arrays, tolerance=0.249)
+
+
+def outputs_second(inputs, outputs, rank=4):
+    """Transposed convolution all of whose outputs are alike."""
+    return np.repeat(normal(inputs, 1, *[3] * (rank - 2)), outputs, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "outputs", "bias", "told"),
+    [
+        ("c.weight", 6, 3, 3, True),
+        ("c.weight", 3, 6, 3, False),
+        ("c.weight", 8, 8, None, True),
+        ("c.weight", 8, 8, 8, True),
+        ("c.weight", 7, 7, None, False),
+        ("c.weight", 32, 8, None, True),
+        ("c.weight", 33, 8, None, False),
+        ("up.weight", 6, 2, None, True),
+        ("up.weight", 6, 1, None, False),
+        ("net.generator.0.weight", 6, 2, None, True),
+        ("group.weight", 6, 2, None, False),
+        ("conv_transpose1.weight", 33, 2, None, True),
+        ("stem.weight", 64, 3, None, False),
+    ],
+)
+def test_second_axis_is_that_of_the_units_where_something_says_so(
+    name, inputs, outputs, bias, told
+):
+    values = outputs_second(inputs, outputs)
+    biases = {} if bias is None else {name.replace("weight", "bias"): np.ones(bias, F32)}
+    assert bool(found("WT005", {"a.weight": normal(4, 4), name: values, **biases})) == told
+    keras = {
+        name.replace(".", "/").replace("weight", "kernel"): values.transpose(2, 3, 1, 0).copy()
+    }
+    biases = {next(iter(keras)).replace("kernel", "bias"): b for b in biases.values()}
+    assert bool(found("WT005", {"a/kernel": normal(4, 4), **keras, **biases})) == told
+
+
+def test_units_of_a_matrix_are_its_second_axis_only_by_its_bias():
+    values = outputs_second(16, 8, rank=2)
+    assert not found("WT005", {"up.weight": values})
+    finding = one("WT005", {"up.weight": values, "up.bias": np.ones(8, F32)})
+    assert finding.measured == {"units": 8, "equal": 8}
+    assert "16 weights" in finding.message
+
+
+def test_units_of_the_usual_axis_are_looked_at_as_well():
+    arrays = {"up.weight": np.repeat(normal(1, 8, 3, 3), 8, 0)}
+    assert found("WT005", arrays) == {"up.weight": ERROR}
+    assert "72 weights" in one("WT005", arrays).message
+
+
+@pytest.mark.parametrize(("rows", "told"), [(7, False), (8, True)])
+def test_larger_tables_of_equal_rows_are_told(rows, told):
+    same = np.repeat(normal(1, 5), rows, 0)
+    assert found("WT005", {"embed.weight": same}) == ({"embed.weight": WARNING} if told else {})
+    assert bool(found("WT005", {"embed/embeddings": same})) == told
+    if told:
+        message = one("WT005", {"embed.weight": same}).message
+        assert "rows" in message
+        assert "5 weights" in message
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_wide_units_are_compared_although_one_fills_a_block(dtype):
+    values = np.repeat(normal(1, 40_000).astype(dtype), 3, 0)
+    assert one("WT005", {"fc.weight": values}).measured["equal"] == 3
+    values[2, -1] += 1
+    assert one("WT005", {"fc.weight": values}).measured["equal"] == 2
+    values[1, -1] += 2
+    assert not found("WT005", {"fc.weight": values}, most=0.1)
+
+
+def test_copies_behind_the_first_blocks_are_counted():
+    values = np.repeat(normal(1, 40_000), 5, 0)
+    values[:2] = normal(2, 40_000, seed=3)
+    values[1] = values[0]
+    assert not found("WT005", {"fc.weight": values})
+    assert one("WT005", {"fc.weight": values}, most=0.3).measured["equal"] == 2
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
@@ -615,11 +736,11 @@ def test_only_the_first_weight_may_agree():
     assert found("WT005", {"fc/kernel": np.repeat(wide, 3, 0)}) == {"fc/kernel": WARNING}
 
 
-def test_zeros_of_copies_are_a_multiple_of_the_units():
+def test_copies_may_have_zeros():
     values = np.repeat(F32([[0, 1, 2]]), 4, 0)
     assert found("WT005", {"fc.weight": values}) == {"fc.weight": ERROR}
-    values[3, 1] = 0  # five zeros: not all are copies, and nothing is read
-    assert not found("WT005", {"fc.weight": values})
+    values[3, 1] = 0
+    assert found("WT005", {"fc.weight": values}) == {"fc.weight": WARNING}
 
 
 def test_layer_with_one_input_can_have_copies():
@@ -657,9 +778,20 @@ def test_vanished_layers_are_judged_by_what_is_around_them(arrays, severity):
     assert found("WT006", arrays) == ({} if severity is None else {"fc.weight": severity})
 
 
-@pytest.mark.parametrize("name", ["embed.weight", "q.lora_B.weight", "zero_convs.0.0.weight"])
-def test_tables_and_young_adapters_may_be_small(name):
+@pytest.mark.parametrize("name", ["q.lora_B.weight", "zero_convs.0.0.weight"])
+def test_young_adapters_may_be_small(name):
     assert not found("WT006", {"stem.weight": scaled(1.0), name: scaled(1e-9)})
+
+
+@pytest.mark.parametrize(("more", "severity"), [({}, WARNING), (TRAINED, WARNING), (FRESH, NOTE)])
+def test_table_that_no_normalisation_can_raise_is_told(more, severity):
+    def table(rms):
+        return {"embed.weight": scaled(rms * 4), "fc.weight": scaled(1.0), **more}
+
+    assert found("WT006", table(0.99e-5)) == {"embed.weight": severity}
+    assert not found("WT006", table(1.01e-5))
+    assert found("WT006", table(1e-12)) == {"embed.weight": severity}
+    assert one("WT006", table(1e-12)).limit == "gain below 1e-05"
 
 
 def test_table_before_it_does_not_make_a_layer_the_second():
@@ -865,6 +997,16 @@ def test_model_whose_norms_are_fresh_is_new():
     assert found("WT008", mixed(**head, **TRAINED))
 
 
+@pytest.mark.parametrize("gates", [4, 3, 1])
+def test_recurrent_layer_has_one_law_for_all_its_inputs(gates):
+    bound = 1 / math.sqrt(64)
+    arrays = {"rnn.weight_ih_l0": uniform(gates * 64, 20, bound=bound),
+              "rnn.weight_hh_l0": peaked(gates * 64, 64)}  # fmt: skip
+    assert found("WT008", mixed(**arrays)) == {"rnn.weight_ih_l0": NOTE}
+    arrays["rnn.weight_ih_l0"] *= F32(math.sqrt(64 / 20))
+    assert not found("WT008", mixed(**arrays))
+
+
 def test_embedding_at_keras_default_is_recognised():
     arrays = mixed(**{"embed.weight": uniform(64, 32, bound=0.05)})
     assert one("WT008", arrays).measured["law"] == "Keras' default"
@@ -915,7 +1057,19 @@ EMPTY = np.empty(0, F32)
         ({"a.weight": EMPTY, "b.weight": EMPTY, "c.weight": normal(2, 2)},
          {"a.weight": ERROR, "b.weight": ERROR}),
         ({"a.weight": EMPTY, "b.weight": normal(2, 2)}, {"a.weight": ERROR}),
-        ({"a.weight": EMPTY, "b.weight": normal(2, 2), "c.weight": normal(2, 2)}, {"a.weight": NOTE}),
+        ({"a.weight": EMPTY, "b.weight": normal(2, 2), "c.weight": normal(2, 2)}, {"a.weight": ERROR}),
+        ({"rnn.weight_ih_l0": EMPTY, "b.weight": normal(2, 2), "c.weight": normal(2, 2)},
+         {"rnn.weight_ih_l0": ERROR}),
+        ({"rnn.weight_ih_l0": EMPTY, "rnn.bias_ih_l0": EMPTY, "b.weight": normal(2, 2), "c.weight": normal(2, 2)},
+         {"rnn.weight_ih_l0": NOTE}),
+        ({"weight": EMPTY, "b.weight": normal(2, 2), "c.weight": normal(2, 2)}, {"weight": ERROR}),
+        ({"a/kernel": EMPTY, "b/kernel": normal(2, 2), "c/kernel": normal(2, 2)}, {"a/kernel": ERROR}),
+        ({"a.weight": EMPTY, "a.output_mask": normal(1), "b.weight": normal(2, 2), "c.weight": normal(2, 2)},
+         {"a.weight": NOTE}),
+        ({"a.packed_weight": EMPTY, "b.weight": normal(2, 2), "c.weight": normal(2, 2)},
+         {"a.packed_weight": NOTE}),
+        ({"a.weight": np.empty((3, 0), F32), "b.weight": normal(2, 2), "c.weight": normal(2, 2)},
+         {"a.weight": NOTE}),
         ({"a.weight": EMPTY, "a.bias": normal(3), "b.weight": normal(2, 2), "c.weight": normal(2, 2)},
          {"a.weight": ERROR}),
         ({"a/kernel:0": EMPTY, "a/bias:0": normal(3), "b/kernel:0": normal(2, 2), "c/kernel:0": normal(2, 2)},
@@ -926,7 +1080,8 @@ EMPTY = np.empty(0, F32)
           "c.weight": normal(2, 2)}, {"a.weight": WARNING}),
         ({"buffer": EMPTY, "b.weight": normal(2, 2)}, {}),
     ],
-    ids=["most", "half", "one of many", "bias left", "Keras' bias left", "bias empty too",
+    ids=["most", "half", "one of many", "a recurrent layer", "a recurrent layer of none", "no layer's name", "Keras' kernel",
+         "e3nn's mask beside it", "no plain weight", "no inputs, no bias", "bias left", "Keras' bias left", "bias empty too",
          "no inputs", "no weight"],
 )  # fmt: skip
 def test_empty_weights_are_judged_by_what_is_full(arrays, told):
@@ -1028,10 +1183,13 @@ def gains(zeroed, beta=None, others=1.0):
         (gains([0, 0], [0.1, 0], others=0.22), ERROR),
         (gains([0, 0], [0.1, 0], others=0.2), NOTE),
         ({"ln_1.weight": F32([0, 0])}, NOTE),
+        ({"ln_1.weight": F32([0, 0]), "ln_1.bias": F32([0, 0.1])}, WARNING),
+        ({"ln_1.weight": F32([0, 0]), "ln_1.bias": F32([0, 0])}, NOTE),
         ({"ln_1.weight": F32([0, 0]), "ln_2.weight": F32([1, 1])}, NOTE),
     ],
     ids=["offset left", "offset zero", "no offset", "one gain", "gains around one",
-         "differences to one", "nothing to compare with", "untrained"],
+         "differences to one", "nothing to compare with",
+         "nothing but its offset", "nothing, nor an offset", "untrained"],
 )  # fmt: skip
 def test_gains_of_zero_are_judged_by_the_others(arrays, severity):
     assert found("WT011", arrays) == ({} if severity is None else {"ln_1.weight": severity})
@@ -1109,8 +1267,8 @@ def test_gain_of_another_name_is_no_norm():
         "WT001": {"least_elements": 4}, "WT002": {"least_elements": 4},
         "WT003": {"gain": 1e4, "steep": 1e3, "suspect_gain": 50, "apart": 64, "few": 3},
         "WT004": {"far": 40, "alone": 10, "single": 1e6, "few": 3, "least_elements": 64, "dominant": 30},
-        "WT005": {"most": 0.5, "peeks": 200, "more_peeks": 0.5},
-        "WT006": {"gain": 3e-4, "nothing": 1e-6, "drowned": 100, "remembered": 1e4},
+        "WT005": {"most": 0.5, "tolerance": 1e-5, "least_rows": 8, "peeks": 200, "more_peeks": 0.5},
+        "WT006": {"gain": 3e-4, "table": 1e-5, "nothing": 1e-6, "drowned": 100, "remembered": 1e4},
         "WT008": {"least_elements": 512, "least_truncated": 16384, "sigmas": 4, "gap": 10, "most": 0.5},
         "WT009": {"share": 0.5}, "WT010": {"huge": 1e10, "tiny": 1e-30, "share": 0.02, "repeated": 4},
         "WT011": {"centred": 0.2},
