@@ -201,6 +201,10 @@ def test_batchnorm_that_remembers_an_output_proves_the_loss():
     assert "bn1" in finding.message
 
 
+def test_batchnorm_that_saw_more_than_rounding_proves_the_loss():
+    assert "bn1" in one("WT001", behind([1.1e-10, 5e-11, 0, 0])).message
+
+
 @pytest.mark.parametrize(
     "var", [[1, 1, 1, 1], [0.9e-10, 5e-11, 0, 0]], ids=["fresh", "nothing came"]
 )
@@ -554,10 +558,12 @@ def test_eight_units_are_compared_from_the_first(last, told):
 
 
 @pytest.mark.parametrize("order", ["torch", "keras"])
+@pytest.mark.parametrize("scale", [1e-6, 1])
 @pytest.mark.parametrize(("apart", "told"), [(0.97e-5, True), (1.03e-5, False)])
-def test_trained_copies_may_differ_by_rounding(order, apart, told):
+def test_trained_copies_may_differ_by_rounding(order, scale, apart, told):
     values = np.repeat(np.float64([[0.25, -2.0, 0.5]]), 2, 0)
     values[1, 0] += 2.0 * apart
+    values *= scale
     name = "fc.weight" if order == "torch" else "fc/kernel"
     values = values if order == "torch" else np.ascontiguousarray(values.T)
     assert bool(found("WT005", {name: values})) == told
@@ -614,6 +620,20 @@ def test_units_of_a_matrix_are_its_second_axis_only_by_its_bias():
     finding = one("WT005", {"up.weight": values, "up.bias": np.ones(8, F32)})
     assert finding.measured == {"units": 8, "equal": 8}
     assert "16 weights" in finding.message
+
+
+@pytest.mark.parametrize("name", ["up.weight", "c.weight", "up/kernel"])
+def test_convolutions_of_one_axis_may_be_transposed(name):
+    values = outputs_second(9, 9, rank=3)
+    arrays = {name: values if "." in name else values.transpose(2, 1, 0).copy()}
+    assert found("WT005", arrays) == {name: ERROR}
+
+
+def test_two_of_very_wide_units_are_compared():
+    values = normal(3, 40_000)
+    values[2] = values[0]
+    assert not found("WT005", {"fc.weight": values})
+    assert found("WT005", {"fc.weight": values[:, :4096].copy()})
 
 
 def test_units_of_the_usual_axis_are_looked_at_as_well():
@@ -722,7 +742,12 @@ def test_large_files_afford_more_looks():
 def test_first_layer_is_the_first_kernel_that_is_compared():
     same = np.repeat(normal(1, 1, 3, 3), 8, 0)
     # a recurrence, or zeros, before it
-    arrays = {"zero.weight": np.zeros((4, 4), F32), "stem.weight": same, "blur.weight": same}
+    arrays = {
+        "zero.weight": np.zeros((4, 4), F32),
+        "one.weight": normal(1, 4),
+        "stem.weight": same,
+        "blur.weight": same,
+    }
     assert found("WT005", arrays) == {"stem.weight": ERROR}
 
 
@@ -1160,6 +1185,13 @@ def test_garbage_must_exceed_its_thresholds():
     assert found("WT010", arrays, tiny=1.01e-35)
 
 
+def test_number_at_the_limit_is_not_huge():
+    values = np.full((10, 10), 0.5)
+    values[0, :3], values[1, :3], values[0, 3] = 1e20, 1e-35, 1e21
+    assert not found("WT010", {"fc.weight": values}, huge=1e20)
+    assert found("WT010", {"fc.weight": values}, huge=0.99e20)
+
+
 def test_kernels_of_zeros_or_of_ordinary_numbers_are_not_read():
     assert not found("WT010", {"fc.weight": np.zeros((8, 8), F32)})
     assert not found("WT010", {"fc.weight": np.full((8, 8), 1e-3, F32)})
@@ -1254,6 +1286,17 @@ def test_scale_in_a_tensor_of_its_own_is_no_number():
     base = TensorTable.from_arrays({"w": np.ones(2, np.int8)})
     table = TensorTable(path="m", format="f", infos={"w": info}, decoder=base.decoder)
     assert not list(RULE["WT011"]().check(Context(table, measure(table).stats)))
+
+
+def test_gains_lost_with_others_are_judged_by_those_that_are_left():
+    lost = {f"ln_{i}.weight": F32([0, 0]) for i in (1, 2, 3)}
+    assert set(found("WT011", {**gains([0, 0], [0.1, 0]), **lost}).values()) == {ERROR, WARNING}
+
+
+def test_offset_tells_a_norm_of_any_name():
+    assert judged({"net.0.weight": F32([np.nan, 1]), "net.0.bias": F32([0, 1])}) == {
+        ("WT011", "net.0.weight")
+    }
 
 
 def test_gain_of_another_name_is_no_norm():
