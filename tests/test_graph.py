@@ -832,3 +832,12 @@ def test_keras_config_and_names_agree_with_the_model(tmp_path: Path, suffix: str
     np.testing.assert_allclose(norms["block1_1_bn"], np.square(whole).sum((0, 1, 2)), rtol=1e-6)
     up = np.asarray(model.get_layer("up_conv").weights[0], np.float64)
     np.testing.assert_allclose(norms["up_bn"], np.square(up).sum((0, 1, 3)), rtol=1e-6)
+
+
+def test_a_last_norm_is_not_paired_over_the_blocks_with_the_first_kernel():
+    blocks = [f"layers.{i}.{layer}" for i in "01" for layer in ("bn1:16", "conv1:16,16,3,3")]
+    graph, _ = graph_of(net("conv1:16,3,3,3", *blocks, "bn1:16"))
+    assert graph.feeds["bn1"][:3] == (None, "unknown", "a block stands before it")
+    assert graph.first == {"layers.0.bn1"}
+    graph, _ = graph_of(net("conv1:16,3,3,3", "bn1:16", *blocks))
+    assert graph.feeds["bn1"].kernel.name == "conv1"

@@ -28,6 +28,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="CODE", help="faults of codes that start so")
     parser.add_argument("--models", default="", help="framework/model prefixes, comma-separated")
     parser.add_argument("--runs", type=int, default=4, help="seeds of every model")
+    parser.add_argument(
+        "--first", type=int, default=0, help="first seed; new ones were never looked at"
+    )
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "ckptdoctor-detection",
                         help="folder of trained models")  # fmt: skip
@@ -55,7 +58,7 @@ def units(options: argparse.Namespace) -> list[Unit]:
         Unit(framework=framework, model=model, seed=seed, cache=options.cache, only=options.only)
         for framework, models in (("keras", KERAS), ("torch", TORCH))
         for model in models
-        for seed in range(options.runs)
+        for seed in range(options.first, options.first + options.runs)
     ]
     found = [u for u in found if u.key.startswith(wanted) and options.half in (u.half, "both")]
     return [u for u in found if not (options.only and u.model == "controls")]
@@ -84,7 +87,7 @@ def main() -> int:
         print(line[:300])
     print(f"{len(rows)} damaged files, {time.monotonic() - started:.0f} s", file=sys.stderr)
     if options.page:
-        options.page.write_text(page(rows, controls, options.half, options.runs))
+        options.page.write_text(page(rows, controls, options))
     return 1 if any(control.errors for control in controls) else 0
 
 

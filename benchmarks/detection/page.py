@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 
 from .patients import HARM
@@ -11,7 +12,8 @@ from .table import alarms, by_rule, control_line, misses, siblings
 TEXT = """\
 # Detection: what the rules see, and what they see that is not there
 
-This page is written by `python -m benchmarks.detection --half {half} --runs {runs} --page docs/detection.md`.
+This page is written by `python -m benchmarks.detection --half {half} --runs {runs} --first {first}
+--page docs/detection.md`.
 
 Small networks of the architectures that people use (torch: ResNet v1 and v2, MobileNet,
 EfficientNet with squeeze-and-excitation, U-Net, DCGAN, MLP with BatchNorm, transformer with tied
@@ -32,16 +34,18 @@ and read back by `ckptdoctor` alone.
 - **Errors elsewhere**: damaged files with an error at a tensor that nothing was done to.
 - **Controls**: healthy files, the traps of `benchmarks/detection/*_controls.py` among them.
 
-Models and seeds are split in two halves by a hash of their names. Thresholds were chosen with the
-half `fit` in view; the numbers here are of the half `{half}`.
+Models and seeds are split in two halves by a hash of their names. The authors of the rules were
+shown misses of the half `fit`; the numbers here are of the half `{half}`, seeds {first} and up.
+A reason is given where it was checked against the missed files or the rule states it; the other
+misses are open.
 """
 
 
-def page(rows: Sequence[Row], controls: Sequence[Control], half: str, runs: int) -> str:
+def page(rows: Sequence[Row], controls: Sequence[Control], options: Namespace) -> str:
     """Write the page of a run."""
     said = list(alarms(controls, rows))
     parts = [
-        TEXT.format(half=half, runs=runs, harm=HARM),
+        TEXT.format(half=options.half, runs=options.runs, first=options.first, harm=HARM),
         by_rule(rows, controls),
         f"{len(rows):,} damaged files. {control_line(controls)}",
         "## Every miss",

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from ckptdoctor.rules import RULES
 
-from .reasons import reason
+from .reasons import kind, reason
 from .score import SIBLINGS, Control, Row
 
 TARGET = 0.95
@@ -55,47 +55,54 @@ def by_rule(rows: Iterable[Row], controls: Sequence[Control]) -> str:
 
 
 def misses(rows: Iterable[Row], patients: bool = False) -> str:
-    """Every fault that takes effect and was not seen, alike ones in one line."""
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    """Every fault that takes effect and was not seen; those alike in kind and place in one line."""
+    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     tried: Counter[tuple[str, str]] = Counter()
     for row in rows:
         if row.effective:
             tried[row.code, row.what] += 1
             if not row.detected:
-                groups[row.code, row.what].append(row)
-    lines = []
-    for (code, what), group in sorted(groups.items()):
-        effects = [row.effect for row in group if row.effect]
-        reach = f"{min(effects):.2g} to {max(effects):.2g}" if effects else "by definition"
-        reach = reach.replace("inf to inf", "not finite").replace("to inf", "to not finite")
-        seen = Counter(said for row in group for said in row.seen or ("nothing",))
-        where = sorted({row.patient.rpartition("/")[0] for row in group})
-        if patients:
-            where = [f"{row.patient} {row.place} ({row.layout}, {row.effect:.2g})" for row in group]
-        refused = sorted({row.refused for row in group if row.refused})
-        lines.append([
-            code, what, f"{len(group)} of {tried[code, what]}", reach,
-            ", ".join(f"{k} ({n})" for k, n in seen.most_common(4)) + "".join(f"; refused: {r}" for r in refused[:2]),
-            "; ".join(where), reason(code, what),
-        ])  # fmt: skip
-    head = [
-        "code",
-        "fault",
-        "missed",
-        "change of the output",
-        "said there instead",
-        "models",
-        "reason",
-    ]
+                groups[row.code, row.what, kind(row.place, row.seen)].append(row)
+    lines = [
+        [code, what, f"{len(group)} of {tried[code, what]}", _reach(group), _said(group),
+         _where(group, patients), reason(code, what, how)]
+        for (code, what, how), group in sorted(groups.items())
+    ]  # fmt: skip
+    head = ["code", "fault", "missed", "change of the output", "said there", "where", "reason"]
     return tabulate(lines, head, tablefmt="github", disable_numparse=True)
+
+
+def _reach(group: Sequence[Row]) -> str:
+    """Least and largest change of the output."""
+    effects = [row.effect for row in group if row.effect]
+    if not effects:
+        return "by definition"
+    reach = f"{min(effects):.2g} to {max(effects):.2g}"
+    return reach.replace("inf to inf", "not finite").replace("to inf", "to not finite")
+
+
+def _said(group: Sequence[Row]) -> str:
+    seen = Counter(said for row in group for said in row.seen or ("nothing",))
+    refused = sorted({row.refused for row in group if row.refused})
+    return ", ".join([*(f"{what} ({n})" for what, n in seen.most_common(4)),
+                      *(f"refused: {why}" for why in refused[:2])])  # fmt: skip
+
+
+def _where(group: Sequence[Row], patients: bool) -> str:
+    """Models and layers; with ``patients`` every single file."""
+    if patients:
+        return "; ".join(f"{r.patient} {r.place} ({r.layout}, {r.effect:.2g})" for r in group)
+    places = Counter(f"{row.patient.rpartition('/')[0]} {row.place}" for row in group)
+    more = f"; {len(places) - 5} more places" if len(places) > 5 else ""
+    return "; ".join(f"{place} ({n})" for place, n in places.most_common(5)) + more
 
 
 def alarms(controls: Iterable[Control], rows: Iterable[Row]) -> Iterator[str]:
     """Every error and warning on a healthy file, and every error at a tensor nothing was done to."""
     for control in controls:
-        for kind, said in (("ERROR", control.errors), ("warning", control.warnings)):
+        for level, said in (("ERROR", control.errors), ("warning", control.warnings)):
             for text in said:
-                yield f"{kind} on control [{control.name}] {text}"
+                yield f"{level} on control [{control.name}] {text}"
         if control.refused:
             yield f"REFUSED control [{control.name}] {control.refused}"
     for row in rows:

@@ -275,12 +275,25 @@ class _Net:
         """Decide whether a kernel of the right outputs feeds the BatchNorm, or is fed by it."""
         found = fit(kernel.layer, norm.layer.channels)
         if self.in_order and kernel.at < norm.at:
+            if self._block_between(kernel, norm):  # conv1, layers and a last bn1
+                return self._unknown(norm, "a block stands before it")
             return self._say(norm, kernel, found, PAIR)
         if self.sides.open(norm, kernel, found):
             self.open.append(_Open(norm, kernel, found))
             return True
         self.sides.vote("behind", norm)
         return self._say(norm, kernel, found, PAIR)
+
+    def _block_between(self, kernel: Place, norm: Place) -> bool:
+        """Whether blocks with norms of their own were made after the kernel and before the norm."""
+        if kernel.parent != norm.parent:
+            return False
+        for child in self.siblings[norm.parent].before(norm.leaf):
+            if child.word == kernel.leaf:
+                return False
+            if child.direct is None and child.holds("batchnorm") and self._afford(norm.parent):
+                return True
+        return False
 
     def _settle(self) -> None:
         """Decide open pairs as those of the same names whose shapes leave no choice."""

@@ -154,8 +154,7 @@ class CollapsedRunningVar(Rule):
         zero = var == 0
         starved, able = self._starved(norm, var, self.starved)
         unfit = self._unfit(norm, var)
-        # what its kernel or its gamma silences does no harm
-        live = able & (gains * np.sqrt((var + norm.epsilon) / norm.epsilon) > 1)
+        live = able & self._heard(norm, var)
         if norm.on_input:
             collapsed, doubtful = zero, zero
         elif norm.first:  # the scale of the model's input is not known
@@ -181,6 +180,14 @@ class CollapsedRunningVar(Rule):
             return np.zeros(var.size, np.bool_), np.ones(var.size, np.bool_)
         able = np.broadcast_to(squares > self.gain * norm.epsilon, var.shape)
         return able & (var < limit * squares), able
+
+    def _heard(self, norm: Norm, var: Array) -> Array:
+        """Channels that gamma does not silence, even where epsilon is all that it is divided by."""
+        gamma = norm.gamma
+        if gamma is None or gamma.size != var.size:
+            gamma = np.ones(var.size)
+        with np.errstate(all="ignore"):
+            return np.asarray(np.abs(gamma) > np.sqrt(norm.epsilon))
 
     def _unfit(self, norm: Norm, var: Array) -> Array:
         """Channels whose mean is too far from zero for their variance."""

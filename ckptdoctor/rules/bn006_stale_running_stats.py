@@ -89,8 +89,8 @@ class StaleRunningStats(Rule):
             if learned or norm.batches:
                 yield self._both(norm)
         for norm in norms.where((mean0 != var1) & known):
-            if norm.batches:
-                yield self._one(norm, bool(mean0[norm.index]))
+            if batches := int(norm.batches or 0):
+                yield self._one(norm, batches, bool(mean0[norm.index]))
 
     def _both(self, norm: Norm) -> Finding:
         batches, size = norm.batches, norm.layer.channels
@@ -108,16 +108,16 @@ class StaleRunningStats(Rule):
             batches=-1 if batches is None else int(batches),
         )
 
-    def _one(self, norm: Norm, mean: bool) -> Finding:
+    def _one(self, norm: Norm, batches: int, mean: bool) -> Finding:
         part, value = ("mean", "0") if mean else ("var", "1")
         name = "mean" if mean else "variance"
         return self.finding(
             norm.layer.parts[part],
             f"the running {name} is exactly {value} in all {norm.layer.channels:,} channels, the "
-            f"other statistic is not, and the layer saw {norm.batches:,.0f} batches",
+            f"other statistic is not, and the layer saw {batches:,} batches",
             severity=Severity.WARNING,
             channels=norm.layer.channels,
-            batches=int(norm.batches or 0),
+            batches=batches,
         )
 
 

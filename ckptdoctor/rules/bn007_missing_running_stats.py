@@ -9,7 +9,6 @@ import numpy as np
 
 from ..findings import Finding, Severity
 from ..layers import Layer
-from ..tensors import TensorInfo
 from .base import Case, Context, Rule, rule
 
 
@@ -89,9 +88,9 @@ class MissingRunningStats(Rule):
 
     def _none(self, layer: Layer, words: dict[str, int]) -> Finding | None:
         parts = layer.parts
-        if not _single(parts.get("gamma")) or layer.class_name not in _POSSIBLE:
+        info = parts.get("gamma")
+        if info is None or layer.class_name not in _POSSIBLE:
             return None
-        info = parts["gamma"]
         settings = layer.config.settings if layer.config is not None else {}
         if "count" in parts:
             message = "batches were counted, but there is neither a running mean nor a variance"
@@ -126,7 +125,3 @@ def _words(ctx: Context) -> dict[str, int]:
 def _word(layer: Layer) -> str:
     """Last component of a layer's name without its number: what kind of layer its author meant."""
     return re.sub(r"[\d_]+$", "", re.split(r"[./]", layer.name)[-1].lower())
-
-
-def _single(info: TensorInfo | None) -> bool:
-    return info is not None and len(info.shape) == 1

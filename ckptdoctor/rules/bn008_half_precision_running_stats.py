@@ -90,14 +90,14 @@ class HalfPrecisionRunningStats(Rule):
             if info is None or info.encoding != "plain" or info.dtype not in NARROW:
                 continue
             kind = NARROW[info.dtype]
-            largest = ctx.stats[info.name].maximum or 0.0
+            largest = _largest(ctx, info)
             if largest > self.near * kind.largest:
                 message = f"variances up to {largest:.4g} in {info.dtype}, which is near its end"
                 yield self._told(info, message, Severity.WARNING, kind, largest, 1)
             else:
                 groups.setdefault((info.role, info.dtype), []).append(info)
         for (_, dtype), infos in groups.items():
-            largest = max(ctx.stats[info.name].maximum or 0.0 for info in infos)
+            largest = max(_largest(ctx, info) for info in infos)
             others = (
                 f"this and {len(infos) - 1:,} more layers have" if infos[1:] else "this layer has"
             )
@@ -125,8 +125,7 @@ class HalfPrecisionRunningStats(Rule):
 
     def _cast(self, ctx: Context, layer: Layer, part: str, kind: Narrow) -> Finding:
         info = layer.parts[part]
-        numbers = ctx.stats[info.name]
-        largest = max(numbers.maximum or 0.0, -(numbers.minimum or 0.0))
+        largest = _largest(ctx, info)
         name = "variance" if part == "var" else "mean"
         return self.finding(
             info,
@@ -138,3 +137,10 @@ class HalfPrecisionRunningStats(Rule):
             cast_to=kind.name,
             keep_float32=True,
         )
+
+
+def _largest(ctx: Context, info: TensorInfo) -> float:
+    """Greatest magnitude; 0 where nothing is finite."""
+    numbers = ctx.stats[info.name]
+    ends = [end for end in (numbers.minimum, numbers.maximum) if end is not None]
+    return max(map(abs, ends), default=0.0)

@@ -231,6 +231,11 @@ def test_kernel_that_makes_less_than_epsilon_says_nothing(share, severity):
     assert severity3(net(5.0, square=share)) == severity
 
 
+def test_kernel_that_makes_epsilon_says_nothing_either():
+    config = LayerConfig(name="bn5", class_name="BatchNorm2d", epsilon=0.25)
+    assert severity3(net(1e3, square=0.25), layers=[config]) is None
+
+
 @pytest.mark.parametrize(("share", "severity"), [(DOWN, None), (UP, ERROR)])
 def test_pruned_filters_keep_the_variance_of_before(share, severity):
     arrays = net(np.full(4, 3.0))
@@ -424,6 +429,7 @@ def test_first_batchnorm_names_the_scale_of_the_input(ratio, severity):
 def test_first_batchnorm_says_what_has_such_a_scale(scale, says):
     (finding,) = found(rule3, conv("conv1") | bn("bn1", var=scale**2))
     assert says in finding.message
+    assert ("more than" in finding.message) == ("more than" in says)
 
 
 @pytest.mark.parametrize(
@@ -618,6 +624,27 @@ def test_silenced_layers_are_no_matter():
     assert severity4(net(0.0, square=rule4.gain * EPS * UP)) == ERROR
 
 
+def test_limits_themselves_are_no_collapse():
+    def with_epsilon(epsilon):
+        return [LayerConfig(name="bn5", class_name="BatchNorm2d", epsilon=epsilon)]
+
+    tiny = one(8, 1e-300)
+    assert severity4(net(tiny, gamma=1.0, n=8), layers=with_epsilon(0.01)) is None  # 10 times
+    assert severity4(net(0.0, square=1e3, gamma=1.0), layers=with_epsilon(1.0)) is None  # once
+    assert severity4(net(0.0, square=1e3, gamma=1.1), layers=with_epsilon(1.0)) == ERROR
+    assert severity4(net(0.0), layers=with_epsilon(0.1)) is None  # a square of 10 times epsilon
+    mean = np.array([30.0, 30.0, 30.0, 100.0])
+    (finding,) = found(rule4, net(np.ones(4), mean=mean), layers=with_epsilon(0.0))
+    assert finding.measured["collapsed"] == 1
+
+
+def test_list_of_dead_channels_is_cut():
+    var = np.ones(200)
+    var[:40] = 5e-45
+    (finding,) = found(rule4, net(var, n=200))
+    assert finding.measured["at"] == list(range(32))
+
+
 @pytest.mark.parametrize(("gain", "severity"), [(0.99, None), (1.01, ERROR), (1.9, ERROR)])
 def test_gamma_below_the_root_of_epsilon_silences(gain, severity):
     assert severity4(net(0.0, gamma=gain * np.sqrt(EPS))) == severity
@@ -808,6 +835,7 @@ def test_half_of_the_statistics_is_an_error(gone, kept):
 def test_counter_alone_shows_a_batchnorm():
     arrays = without(bn(gamma=1.0, beta=0.0, count=3), "running_mean", "running_var")
     assert told(rule7, arrays) == {("bn.num_batches_tracked", ERROR)}
+    assert found(rule7, arrays)[0].measured == {"channels": 4, "missing": 2}
 
 
 @pytest.mark.parametrize(("siblings", "warns"), [(2, False), (3, True)])
@@ -864,6 +892,11 @@ def half(largest, dtype=np.float16, name="bn"):
 )
 def test_float16_is_a_note_until_it_ends(largest, severity):
     assert told(rule8, half(largest)) == {("bn.running_var", severity)}
+
+
+def test_statistics_without_a_finite_value_have_no_largest():
+    arrays = {"bn.running_mean": np.zeros(2, "f2"), "bn.running_var": np.full(2, NAN, "f2")}
+    assert found(rule8, arrays)[0].measured["largest"] == 0
 
 
 def test_layer_near_the_end_is_told_by_itself():
@@ -961,6 +994,17 @@ def test_statistics_of_another_layer_are_an_error_unless_all_of_it_is(arrays, se
     assert told(rule9, arrays) == ({("bn2.running_var", severity)} if severity else set())
 
 
+def test_two_channels_are_enough_for_a_copy():
+    two = np.array([1.0, 2.0])
+    assert told(rule9, bn(mean=two, var=two, n=2)) == {("bn.running_var", ERROR)}
+
+
+def test_untrained_statistics_are_no_copies():
+    arrays = pair(OTHER, MEAN, mean=0.0, var=1.0)
+    arrays |= {"bn1.running_mean": np.zeros(4), "bn1.running_var": np.ones(4)}
+    assert not found(rule9, arrays)
+
+
 def test_each_further_copy_is_named():
     arrays = pair(OTHER, MEAN) | conv("conv3", 3.0) | bn("bn3", MEAN, VAR, OTHER[::-1].copy(), MEAN)
     first, second = found(rule9, arrays)
@@ -1034,6 +1078,14 @@ def test_zero_variance_is_no_negative_one():
     assert not found(NegativeRunningVar(), bn(var=0.0))
 
 
+def test_each_gain_is_judged_for_itself():
+    config = LayerConfig(name="bn", class_name="BatchNorm2d", epsilon=0.0)
+    gamma, var = np.array([50.0, 51.0, 1.0, 1.0]), np.full(4, 1.0)
+    assert found(rule10, bn(gamma=gamma, var=var))[0].measured["exploded"] == 1
+    gamma, var = np.array([46.875, 49.0, 1.0, 1.0]), np.full(4, 1 / 4096)  # times 64
+    assert found(rule10, bn(gamma=gamma, var=var), layers=[config])[0].measured["exploded"] == 1
+
+
 def test_gain_without_statistics_is_judged_by_itself():
     arrays = without(bn(gamma=100.0, count=1), "running_var")
     assert told(rule10, arrays) == {("bn.weight", WARNING)}
@@ -1066,6 +1118,15 @@ EVERY = (NonfiniteRunningStats, NegativeRunningVar, ExplodedRunningVar, Collapse
 def test_odd_layers_crash_no_rule_and_raise_no_alarm(rule, arrays):
     findings = found(rule(), arrays)
     assert all(f.code in ("BN001", "BN007") for f in findings)
+
+
+@pytest.mark.parametrize("rule", EVERY, ids=lambda rule: rule.code)
+@pytest.mark.parametrize("epsilon", [0.0, -1.0, NAN, INF, 1e300])
+def test_hostile_epsilon_crashes_no_rule(rule, epsilon):
+    config = LayerConfig(name="bn5", class_name="BatchNorm2d", epsilon=epsilon)
+    for var in (np.array([0.0, 1.0, 2.0, 1e9]), np.array([-1.0, -1e-9, 0.5, 5e-324])):
+        for finding in found(rule(), net(var, gamma=1.1, mean=3.0), layers=[config]):
+            assert finding.message
 
 
 def test_long_lists_of_channels_are_cut():
