@@ -89,7 +89,7 @@ class CollapsedRunningVar(Rule):
         healthy="0 of 100 first layers of 96 files; the least 2.2e-4 (EEG)",
     )
     inert: float = threshold(
-        0.3,
+        1.0,
         unit="times epsilon",
         why="a first BatchNorm below it in every channel would normalise nothing",
         healthy="1 of 100 first layers of 96 files (EEG), which is above `first`",

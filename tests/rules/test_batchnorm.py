@@ -1160,7 +1160,7 @@ PINNED = {
               "guessed": 10, "carried": 10, "spike": 2000, "spike_apart": 3000, "spike_certain": 1e5,
               "pixels": 100, "raw": 2e5, "impossible": 1e20, "columns": 65535.0**2,
               "pruned": 1e-3, "start": 1.0, "alone": 1000},
-    "BN004": {"starved": 1e-4, "deviations": 30, "constant": 1e-3, "first": 3e-5, "inert": 0.3,
+    "BN004": {"starved": 1e-4, "deviations": 30, "constant": 1e-3, "first": 3e-5, "inert": 1.0,
               "most": 0.99, "many": 0.25, "gain": 10},
     "BN005": {"dead": 1e-2, "share": 0.1},
     "BN008": {"near": 0.25},
