@@ -13,6 +13,7 @@ from .feeds import Feed, Graph, LazyOrder
 from .kernels import is_kernel
 from .names import name_feeds
 from .order import alphabetical, by_numbers, natural_key, net_of
+from .siblings import is_number
 
 __all__ = ["read_graph"]
 
@@ -154,6 +155,7 @@ def _first(ordered: Sequence[Layer], feeds: dict[str, Feed], *, trusted: bool) -
     # a layer that normalises the input may stand anywhere in an alphabetical file
     prepared = any(layer.kind == "normalization" for layer in ordered)
     normalised = prepared and not trusted
+    trusted = trusted or _numbered(ordered)
     taken = 0
     for layer in ordered:
         if is_kernel(layer):
@@ -173,6 +175,14 @@ def _first(ordered: Sequence[Layer], feeds: dict[str, Feed], *, trusted: bool) -
         elif layer.kind in _NORMALISING:
             normalised = True
     return first
+
+
+def _numbered(ordered: Sequence[Layer]) -> bool:
+    """Whether the net is one Sequential: numbers tell its order in any file."""
+    places = [layer.name.replace("/", ".").rpartition(".") for layer in ordered]
+    return len({parent for parent, _, _ in places}) == 1 and all(
+        is_number(leaf) for _, _, leaf in places
+    )
 
 
 _NORMALISING = frozenset({"norm", "normalization", "embedding", "recurrent", "attention"})
