@@ -58,14 +58,15 @@ class Convention:
 def _few_masked(ctx: Context, info: TensorInfo, stats: TensorStats) -> bool:
     """Classes are masked: few of them, in a vector, beside a weight that is sound."""
     long = max(info.shape, default=0)
-    weight = ctx.stats.get(info.name.removesuffix("bias") + "weight")
-    sound = weight is None or not (weight.nan or weight.posinf or weight.neginf)
+    layer = ctx.layers.of(info.name)
+    kernel = layer.parts.get("kernel") if layer is not None else None
+    sound = kernel is None or not ctx.stats[kernel.name].nonfinite
     return sound and long == info.size and stats.neginf <= MASKED_SHARE * stats.count
 
 
 def _of_head(ctx: Context, info: TensorInfo, stats: TensorStats) -> bool:
-    parent = re.split(r"[./]", info.name)[-2:-1]
-    return bool(parent and _is(_HEAD, parent[0])) and _few_masked(ctx, info, stats)
+    parent = re.split(r"[./]", info.layer)[-1]
+    return _is(_HEAD, parent) and _few_masked(ctx, info, stats)
 
 
 _HEAD = r"(.+_)?(head|classifier|logits?|predictions?|vocab|decoder|readout|fc)"
@@ -168,6 +169,8 @@ def intended(ctx: Context, info: TensorInfo, stats: TensorStats) -> str:
 
 def _intended(ctx: Context, info: TensorInfo, stats: TensorStats) -> str:
     leaf = re.split(r"[./]", re.sub(r"(:\d+|#\d+)+$", "", info.name))[-1]
+    if leaf.isdigit():  # Keras 3 numbers the variables of a layer
+        leaf = ctx.layers.part_of(info.name) or leaf
     for row in CONVENTIONS:
         if info.role not in row.roles:
             continue

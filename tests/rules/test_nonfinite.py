@@ -1,5 +1,7 @@
 """NF001 to NF003 together: damage and intention told apart, every non-finite tensor named once."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -214,3 +216,13 @@ def test_whatever_rule_takes_it_over_a_nonfinite_tensor_keeps_a_code(chosen, rol
     table = TensorTable.from_arrays(arrays, dict.fromkeys(NAMES, role))
     told = {f.tensor for f in diagnose(table, measure(table)).findings}
     assert chosen <= told
+
+
+@pytest.mark.parametrize(("layer", "code"), [("predictions", "NF003"), ("conv", "NF002")])
+def test_a_keras_head_masks_classes_in_its_second_variable(layer, code):
+    arrays = {"layers/dense/vars/0": np.ones((4, 3)), "layers/dense/vars/1": np.array([0, -INF, 0])}
+    table = TensorTable.from_arrays({n: v.astype(np.float32) for n, v in arrays.items()})
+    infos = {n: i._replace(layer_name=layer) for n, i in table.infos.items()}
+    table = replace(table, infos=infos)
+    (finding,) = diagnose(table, measure(table), rules=NONFINITE).findings
+    assert finding.code == code

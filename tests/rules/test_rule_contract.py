@@ -17,7 +17,16 @@ from ckptdoctor.rules import RULES
 from ckptdoctor.tensors import TensorTable
 
 SECTIONS = ["What it means", "How it happens", "What the fix does", "When to ignore it"]
-HELPERS = {"base", "batchnorm", "intended", "kernels", "ema_copies", "optimizer_slots", "training_state", "precision"}
+HELPERS = {
+    "base",
+    "batchnorm",
+    "intended",
+    "kernels",
+    "ema_copies",
+    "optimizer_slots",
+    "training_state",
+    "precision",
+}
 
 every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
 
