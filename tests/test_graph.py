@@ -845,10 +845,10 @@ def test_a_last_norm_is_not_paired_over_the_blocks_with_the_first_kernel():
 
 @pytest.mark.parametrize("prefix", ["", "net.", "module.net."])
 def test_first_norm_of_a_sequential_is_on_the_input_in_alphabetical_files_too(prefix):
-    layers = [f"{prefix}{layer}" for layer in ("0:8", "1:16,8", "2:16", "10:8,16")]
+    layers = [f"{prefix}{layer}" for layer in ("0:8", "1.fc.0:16,8", "1.fc.1:16", "10:8,16")]
     graph, _ = graph_of(net(*layers), alphabetical=True)
     assert graph.feeds[f"{prefix}0"].source == "input"
-    assert graph.feeds[f"{prefix}2"].kernel.name == f"{prefix}1"
+    assert graph.feeds[f"{prefix}1.fc.1"].kernel.name == f"{prefix}1.fc.0"
     layers[0] = f"{prefix}a:8"  # a name among the numbers: it may stand anywhere
     graph, _ = graph_of(net(*layers), alphabetical=True)
     assert graph.feeds[f"{prefix}a"].source == "unknown"

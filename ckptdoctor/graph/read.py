@@ -178,10 +178,12 @@ def _first(ordered: Sequence[Layer], feeds: dict[str, Feed], *, trusted: bool) -
 
 
 def _numbered(ordered: Sequence[Layer]) -> bool:
-    """Whether the net is one Sequential: numbers tell its order in any file."""
-    places = [layer.name.replace("/", ".").rpartition(".") for layer in ordered]
-    return len({parent for parent, _, _ in places}) == 1 and all(
-        is_number(leaf) for _, _, leaf in places
+    """Whether the first layer opens a Sequential that is the net: numbers tell that in any file."""
+    parent, _, leaf = ordered[0].name.replace("/", ".").rpartition(".")
+    start = f"{parent}." if parent else ""
+    rest = (layer.name.replace("/", ".") for layer in ordered)
+    return is_number(leaf) and all(
+        name.startswith(start) and is_number(name[len(start) :].partition(".")[0]) for name in rest
     )
 
 
