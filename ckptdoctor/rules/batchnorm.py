@@ -211,14 +211,15 @@ class Norms:
         scale of the model's input goes past every normalisation.
         """
         graph, means = self._ctx.graph, self.column("var", "mean")
-        depth, largest = graph.depth(norm.layer), 0.0
+        depth = graph.depth(norm.layer)
+        before = []
         for index in np.flatnonzero(self.finite("var")).tolist():
             layer = self._layers[index]
             if layer.role != norm.layer.role or graph.depth(layer) >= depth:
                 continue
             if graph.feed(layer).kernel is None or self.norm(index).first:
-                largest = max(largest, float(means[index]))
-        return largest
+                before.append(float(means[index]))
+        return max(before, default=0.0)
 
     def typical(self, role: str) -> float:
         """Return what interior layers of a role have as mean variance by mean squared norm.

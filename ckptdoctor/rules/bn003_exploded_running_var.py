@@ -17,9 +17,10 @@ _EYE = np.eye(4, dtype=np.float32)[:, :, None, None]
 
 def _net(first: Any, second: Any, kernel: Any = 1.0) -> Mapping[str, Any]:
     """Two convolutions with squared norms of 1 (times ``kernel``), each with a BatchNorm."""
+    mean = np.zeros(len(second))
     return {
-        "conv1.weight": _EYE, "bn1.running_mean": [0.0] * 4, "bn1.running_var": first,
-        "conv2.weight": _EYE * np.float32(kernel), "bn2.running_mean": [0.0] * 4,
+        "conv1.weight": _EYE, "bn1.running_mean": mean, "bn1.running_var": first,
+        "conv2.weight": _EYE * np.float32(kernel), "bn2.running_mean": mean,
         "bn2.running_var": second,
     }  # fmt: skip
 

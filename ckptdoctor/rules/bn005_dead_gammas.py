@@ -74,9 +74,9 @@ class DeadGammas(Rule):
 
     def check(self, ctx: Context) -> Iterator[Finding]:
         norms = norms_of(ctx)
-        small = norms.column("gamma", "minimum") < self.dead
-        small &= norms.column("gamma", "maximum") > -self.dead
-        for norm in norms.where(small & norms.finite("gamma")):
+        low, high = norms.column("gamma", "minimum"), norms.column("gamma", "maximum")
+        nearest = np.maximum(low, -high)  # no gain is closer to zero; negative with both signs
+        for norm in norms.where((nearest < self.dead) & norms.finite("gamma")):
             gamma = norm.gamma
             if gamma is None:
                 continue

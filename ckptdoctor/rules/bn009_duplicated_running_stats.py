@@ -11,8 +11,8 @@ from ..tensors import Array
 from .base import Case, Context, Rule, rule, threshold
 from .batchnorm import Norm, Norms, norms_of
 
-_VAR, _GAIN = np.arange(1.0, 5), np.cos(np.arange(4.0))
-_MEAN = np.sin(_VAR)
+_VAR = np.exp(np.arange(4))
+_GAIN, _MEAN = np.cos(_VAR), np.sin(_VAR)
 
 
 def _bn(name: str, mean: Array, var: Array, gamma: Array, beta: Array = _MEAN) -> dict[str, Array]:
@@ -104,7 +104,7 @@ class DuplicatedRunningStats(Rule):
             key = (norm.layer.role, *numbers)
             groups.setdefault(key, []).append(norm)
         for group in groups.values():
-            for at, norm in enumerate(group[1:], 1):
+            for at, norm in enumerate(group):
                 if norm.index in named:
                     continue
                 twins = ((one, self._copied(ctx, one, norm)) for one in group[:at])
@@ -162,16 +162,14 @@ def _same(norms: Norms, part: str) -> Array:
 
 
 def _equal(one: Array | None, other: Array | None) -> bool:
-    if one is None or other is None:
-        return False
-    return np.array_equal(one, other)
+    return one is not None and np.array_equal(one, other)  # type: ignore[arg-type]
 
 
 def _correlation(one: Array | None, other: Array | None) -> float:
-    """Correlation of two vectors; 1 where it cannot be told, so that the other pair decides."""
+    """Correlation of two vectors; infinite where it cannot be told: the other pair decides."""
     if one is None or other is None or one.size != other.size:
-        return 1.0
+        return np.inf
     with np.errstate(all="ignore"):
         one, other = one - one.mean(), other - other.mean()
         share = float(one @ other / np.sqrt((one @ one) * (other @ other)))
-    return share if np.isfinite(share) else 1.0
+    return share if np.isfinite(share) else np.inf

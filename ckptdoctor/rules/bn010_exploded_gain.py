@@ -83,7 +83,7 @@ class ExplodedGain(Rule):
         peak = norms.peak("gamma")
         with np.errstate(all="ignore"):
             low = np.maximum(norms.column("var", "minimum"), norms.epsilons())
-            suspect = (peak > self.learned) | (peak / np.sqrt(low) > self.effective)
+            suspect = peak > np.fmin(self.learned, self.effective * np.sqrt(low))
         for norm in norms.where(suspect & norms.finite("gamma")):
             gamma = norm.gamma
             if gamma is None:

@@ -846,6 +846,7 @@ def test_name_of_siblings_shows_a_batchnorm(siblings, warns, word):
         arrays |= bn(f"layer{i}.{word}", 0.1, 0.9, 1.0, 0.0)
     arrays |= without(bn(f"last.{word}", gamma=1.0, beta=0.0), "running_mean", "running_var")
     named = warns and word != "norm"
+    assert all(f.measured == {"channels": 4, "missing": 2} for f in found(rule7, arrays))
     assert told(rule7, arrays) == ({(f"last.{word}.weight", WARNING)} if named else set())
 
 
@@ -866,6 +867,7 @@ def test_stored_class_tells_whether_statistics_are_missing(name, settings, alarm
     config = LayerConfig(name="last.bn", class_name=name, settings=settings)
     expected = {("last.bn.weight", ERROR)} if alarm else set()
     assert told(rule7, arrays, layers=[config]) == expected
+    assert all(f.measured["missing"] == 2 for f in found(rule7, arrays, layers=[config]))
 
 
 def test_counter_beside_a_matrix_is_no_batchnorm():
@@ -997,6 +999,12 @@ def test_statistics_of_another_layer_are_an_error_unless_all_of_it_is(arrays, se
 def test_two_channels_are_enough_for_a_copy():
     two = np.array([1.0, 2.0])
     assert told(rule9, bn(mean=two, var=two, n=2)) == {("bn.running_var", ERROR)}
+
+
+def test_copies_of_nearly_the_same_values_count():
+    small = VAR / 10
+    arrays = pair(OTHER, MEAN, var=small) | {"bn1.running_var": small}
+    assert told(rule9, arrays) == {("bn2.running_var", ERROR)}
 
 
 def test_untrained_statistics_are_no_copies():
