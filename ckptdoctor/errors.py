@@ -9,6 +9,7 @@ Exception tree: everything this package raises on purpose.
     │   └── UnsupportedError      valid, but outside what this version reads
     ├── ChangedError              the file changed while it was being read
     ├── ReadError                 the operating system would not give the bytes
+    ├── WriteError                the operating system would not take the bytes, or gave others back
     ├── InternalError             a part of this package crashed: what it would have found is unknown
     └── UsageError                the caller asked for something that does not exist
 """
@@ -28,6 +29,7 @@ __all__ = [
     "UnknownFormatError",
     "UnsupportedError",
     "UsageError",
+    "WriteError",
 ]
 
 
@@ -89,6 +91,13 @@ class ChangedError(CkptDoctorError):
 
 class ReadError(CkptDoctorError):
     """The operating system would not give the bytes."""
+
+
+class WriteError(CkptDoctorError):
+    """The operating system would not take the bytes, or what it gives back is not what was written.
+
+    The target is as it was before, unless the message says otherwise.
+    """
 
 
 class InternalError(CkptDoctorError):

@@ -136,11 +136,17 @@ class TensorInfo(NamedTuple):
 
 
 class Checksum(NamedTuple):
-    """CRC-32 that the container states for a run of bytes; checked in the pass that reads them."""
+    """CRC-32 that the container states for a run of bytes; checked in the pass that reads them.
+
+    ``header`` and ``entry`` are the offsets of the member's local header and of its entry in the
+    directory of a zip archive, which repeat it; -1 elsewhere.
+    """
 
     extent: Extent
     crc32: int
     where: str
+    header: int = -1
+    entry: int = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,8 @@ class Member(NamedTuple):
         General purpose flags of the directory entry.
     broken
         Why the data cannot be had; empty for a sound member.
+    entry
+        Offset of its entry in the directory.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Member(NamedTuple):
     header: int
     flags: int
     broken: str
+    entry: int
 
 
 class Archive:
@@ -163,7 +166,9 @@ class Archive:
             extent = Extent(self._inflating(member, None), 0, member.size)
         else:
             extent = Extent(self.source, member.offset, member.stored)
-        return Checksum(extent, member.crc32, self.where(member))
+        return Checksum(
+            extent, member.crc32, self.where(member), member.header, member.entry
+        )
 
 
 def read_archive(source: ByteSource) -> Archive:
@@ -206,6 +211,7 @@ def read_archive(source: ByteSource) -> Archive:
     # Columns to tuples without a Python call for each member: 0.3 us instead of 0.9.
     columns = zip(
         directory.names, places, directory.stored, directory.sizes, directory.methods,
-        crcs, directory.headers, directory.flags, broken, strict=True,
+        crcs, directory.headers, directory.flags, broken,
+        (directory.at + directory.end.directory).tolist(), strict=True,
     )  # fmt: skip
     return Archive(source, tuple(map(Member._make, columns)), oddities)

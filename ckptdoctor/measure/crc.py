@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-__all__ = ["combine"]
+__all__ = ["combine", "shift"]
 
 _POLYNOMIAL = 0xEDB88320
 _ONE = 1 << 31  # bits are reversed: x**0 is the highest
@@ -28,7 +28,12 @@ def combine(first: int, second: int, length: int) -> int:
     >>> combine(zlib.crc32(b"check"), zlib.crc32(b"point"), 5) == zlib.crc32(b"checkpoint")
     True
     """
-    return _multiply(_power(length), first) ^ second
+    return shift(first, length) ^ second
+
+
+def shift(crc32: int, length: int) -> int:
+    """Move a checksum's polynomial over ``length`` bytes that follow."""
+    return _multiply(_power(length), crc32)
 
 
 def _multiply(a: int, b: int) -> int:
