@@ -15,6 +15,7 @@ __all__ = [
     "Edit",
     "NumberEdit",
     "Refusal",
+    "Remark",
     "Removal",
     "RepairPlan",
     "Restamp",
@@ -71,7 +72,7 @@ class Edit(_Change):
     values: Array | Callable[[], Array]
 
     def after(self) -> Array:
-        """New values, flat."""
+        """Make the new values, flat."""
         made = self.values() if callable(self.values) else self.values
         return made.reshape(-1)
 
@@ -93,6 +94,14 @@ class Removal(_Change):
     """Parts of the checkpoint that go: ``names`` are the outermost keys or groups."""
 
     names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """What a remedy wants said: what its changes cost, or what it left alone on purpose."""
+
+    remedy: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

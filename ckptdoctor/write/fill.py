@@ -1,0 +1,65 @@
+"""One file of a checkpoint, copied into a draft, with the edits' windows overwritten."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+
+from ..edits import Change, Edit, Trim
+from ..sources import FileSource
+from ..tensors import TensorTable
+from .checksums import Checksums
+from .copying import copy_file
+from .draft import Draft
+from .verify import Mark, check_bytes
+from .windows import Window, windows_of
+
+__all__ = ["Note", "fill"]
+
+Note = Callable[[str, int, int], None]
+"""Called with what is being done, bytes done, and bytes in all."""
+
+
+def fill(
+    draft: Draft,
+    source: FileSource,
+    table: TensorTable,
+    edits: tuple[Edit, ...],
+    others: Sequence[Change],
+    note: Note,
+) -> list[Mark]:
+    """Copy one file of a checkpoint, overwrite what the edits say, and compare the rest."""
+    try:
+        copy_file(source, draft.fd, draft.path.parent, lambda n: note("copying", n, source.size))
+    except OSError as error:
+        raise draft.failed("written", error) from None
+    marks = []
+    for window in _windows(source, table, edits):
+        draft.write(window.offset, window.new)
+        marks.append(Mark.of(window))
+    draft.flush(stat.S_IMODE(os.fstat(source.fd).st_mode))
+    _compare(draft, source, marks, note)
+    for change in others:
+        if isinstance(change, Trim):
+            draft.truncate(change.size)
+            draft.flush(stat.S_IMODE(os.fstat(source.fd).st_mode))
+    return marks
+
+
+def _windows(source: FileSource, table: TensorTable, edits: tuple[Edit, ...]) -> Iterator[Window]:
+    """Windows of the edits, then those of the checksums that they change."""
+    checksums = Checksums(table, source)
+    for edit in edits:
+        for window in windows_of(table[edit.tensor], edit):
+            checksums.note(window)
+            yield window
+    yield from checksums.windows()
+
+
+def _compare(draft: Draft, source: FileSource, marks: list[Mark], note: Note) -> None:
+    again = FileSource(draft.path)
+    try:
+        check_bytes(source, again, marks, lambda n: note("verifying", n, source.size))
+    finally:
+        again.close()

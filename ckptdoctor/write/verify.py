@@ -1,0 +1,131 @@
+"""Reading back what was written: every byte outside the windows, every edited element."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..edits import Edit
+from ..errors import WriteError
+from ..sources import FileSource
+from ..tensors import TensorInfo, TensorTable
+from .windows import Window, windows_of
+
+__all__ = ["Mark", "check_bytes", "check_elements", "check_same_tables"]
+
+_BLOCK = 1 << 20
+
+
+class Mark(NamedTuple):
+    """A window that was written: where, and what must be read back."""
+
+    offset: int
+    length: int
+    digest: bytes
+    changed: int
+
+    @classmethod
+    def of(cls, window: Window) -> Mark:
+        """Remember a window without its bytes."""
+        old, new = (np.frombuffer(data, np.uint8) for data in (window.old, window.new))
+        changed = int(np.count_nonzero(old != new))
+        return cls(window.offset, len(window.new), _digest(window.new), changed)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def check_bytes(
+    source: FileSource, draft: FileSource, marks: Iterable[Mark], done: Callable[[int], None]
+) -> None:
+    """Compare a draft with its source: marks hold what was written, all else is the same.
+
+    Raises
+    ------
+    WriteError
+        At the first difference.
+    """
+    if draft.size != source.size:
+        raise _differs(draft, min(draft.size, source.size))
+    at = 0
+    for mark in sorted(marks):
+        _check_run(source, draft, at, mark.offset, done)
+        if _digest(draft.pread(mark.offset, mark.length)) != mark.digest:
+            raise _differs(draft, mark.offset)
+        at = max(at, mark.offset + mark.length)
+    _check_run(source, draft, at, source.size, done)
+
+
+def _check_run(
+    source: FileSource, draft: FileSource, start: int, stop: int, done: Callable[[int], None]
+) -> None:
+    one, other = bytearray(_BLOCK), bytearray(_BLOCK)
+    for at in range(start, stop, _BLOCK):
+        length = min(_BLOCK, stop - at)
+        if length < len(one):
+            one, other = bytearray(length), bytearray(length)
+        source.pread_into(at, memoryview(one))
+        draft.pread_into(at, memoryview(other))
+        if one != other:
+            raise _differs(draft, at)
+        done(at + length)
+
+
+def _differs(draft: FileSource, at: int) -> WriteError:
+    message = f"what was written is not what is read back, near byte {at:,}; nothing was changed"
+    return WriteError(message, where=draft.name, hint="check the disk")
+
+
+def check_same_tables(before: TensorTable, after: TensorTable, gone: Sequence[str] = ()) -> None:
+    """Check that a draft reads as the same tensors, numbers and layers as its source.
+
+    ``gone`` are the names of tensors that were removed.
+    """
+    expected = {name: _shape_of(info) for name, info in before.infos.items() if name not in gone}
+    found = {name: _shape_of(info) for name, info in after.infos.items()}
+    if found != expected or list(found) != list(expected):
+        missing = next(iter(expected.items() - found.items()), next(iter(found.items()), None))
+        message = f"the written file reads otherwise than the input, at {missing!r:.200}"
+        raise WriteError(f"{message}; nothing was changed", where=before.path)
+
+
+def _shape_of(info: TensorInfo) -> tuple[object, ...]:
+    return (info.dtype, info.shape, info.role, info.encoding, info.strides, info.layer_name)
+
+
+def check_elements(table: TensorTable, edits: Iterable[Edit]) -> None:
+    """Check through the format's adapter that every edited element holds its new bits.
+
+    Raises
+    ------
+    WriteError
+        If one does not.
+    """
+    for edit in edits:
+        info = table[edit.tensor]
+        if not all(_holds(table, info, edit)):
+            message = f"the new values of {info.name!r:.200} are not read back; nothing was changed"
+            raise WriteError(message, where=table.path)
+
+
+def _holds(table: TensorTable, info: TensorInfo, edit: Edit) -> Iterator[bool]:
+    if info.extent is not None and not getattr(info.extent.source, "sequential", False):
+        # writing the edit again would change nothing
+        yield from (window.old == window.new for window in windows_of(info, edit))
+        return
+    after, at, first = edit.after(), 0, 0
+    for block in table.blocks(info):
+        stop = at + block.size
+        if edit.indices is None:
+            picked = block
+        else:
+            last = int(np.searchsorted(edit.indices, stop, "left"))
+            picked = block[edit.indices[first:last] - at]
+        wanted = after[first : first + picked.size].astype(block.dtype, copy=False)
+        yield picked.tobytes() == wanted.tobytes()
+        at, first = stop, first + picked.size
+    yield first == after.size

@@ -1,0 +1,135 @@
+"""The order of a write: draft, windows, flush, read back; the caller publishes what it has judged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from ..edits import RepairPlan
+from ..errors import UnsupportedError
+from ..formats import open_path
+from ..formats.base import ReadOptions
+from ..outcome import Written
+from ..tensors import TensorTable
+from .draft import Draft, remove_leftovers
+from .fill import Note, fill
+from .folder import staged_folder
+from .publish import publish
+from .target import Target
+from .verify import Mark, check_elements, check_same_tables
+from .windows import in_place
+
+__all__ = ["Stage", "staged"]
+
+
+class Stage(Protocol):
+    """A complete, verified draft that waits to take its target's place."""
+
+    @property
+    def path(self) -> str:
+        """Where the draft can be read."""
+
+    def publish(self) -> Written:
+        """Put the draft in its place.
+
+        Raises
+        ------
+        UsageError
+            If something else stands there.
+        WriteError
+            If it cannot be put there.
+        ChangedError
+            If the input changed meanwhile.
+        """
+
+
+@contextmanager
+def staged(
+    table: TensorTable, plan: RepairPlan, target: Target, note: Note, options: ReadOptions
+) -> Iterator[Stage]:
+    """Write a plan beside its target and read it back; what is not published leaves no trace.
+
+    Parameters
+    ----------
+    table
+        The open input.
+    plan
+        Its changes.
+    target
+        Where it will go.
+    note
+        Told about progress.
+    options
+        How the draft is read back.
+
+    Raises
+    ------
+    UnsupportedError
+        If a change cannot be written to this format.
+    WriteError
+        If the file system takes no more, or gives back something else.
+    """
+    remove_leftovers(target.path)
+    if target.folder:
+        with staged_folder(table, plan, target, note) as folder:
+            check_draft(table, plan, folder.path, options)
+            yield folder
+        return
+    with Draft(target.path) as draft:
+        marks, moved = _fill_any(draft, table, plan, note, options)
+        compared = check_draft(table, plan, str(draft.path), options)
+        yield _FileStage(draft, table, target, marks, moved, compared)
+
+
+class _FileStage:
+    def __init__(
+        self,
+        draft: Draft,
+        table: TensorTable,
+        target: Target,
+        marks: list[Mark],
+        moved: str,
+        compared: int,
+    ) -> None:
+        self._draft, self._table, self._target = draft, table, target
+        self._marks, self._moved, self._compared = marks, moved, compared
+
+    @property
+    def path(self) -> str:
+        return str(self._draft.path)
+
+    def publish(self) -> Written:
+        size = os.fstat(self._draft.fd).st_size
+        changed = sum(mark.changed for mark in self._marks)
+        same = not changed and not self._moved and size == self._table.files[0].size
+        written = Written(
+            path=self._target.shown,
+            changed=-1 if self._moved else changed,
+            size=size,
+            moved=self._moved,
+            compared=self._compared if self._moved else 0,
+            identical=same,
+        )
+        return publish(self._draft, self._target, self._table, written)
+
+
+def check_draft(table: TensorTable, plan: RepairPlan, path: str, options: ReadOptions) -> int:
+    """Read a draft through its adapter: the same tensors, the edited elements; returns how many."""
+    with open_path(path, options) as again:
+        check_same_tables(table, again)
+        check_elements(again, plan.edits)
+        return len(again)
+
+
+def _fill_any(
+    draft: Draft, table: TensorTable, plan: RepairPlan, note: Note, options: ReadOptions
+) -> tuple[list[Mark], str]:
+    """Fill a draft; returns what was written where, and why bytes moved if they did."""
+    del options
+    source = table.files[0]
+    for edit in plan.edits:
+        if in_place(table[edit.tensor]) is None:
+            raise UnsupportedError(f"{edit.tensor!r:.200} is compressed", where=table.path)
+    return fill(draft, source, table, tuple(plan.edits), plan.changes, note), ""
