@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from ..edits import Change, Class, Edit, Refusal
+from ..edits import Change, Class, Edit, Refusal, Remark
 from ..findings import Finding
 from ..layers import Layer
 from ..rules.base import Context
@@ -48,9 +48,16 @@ class Orders:
     def actions(self) -> bool:
         """Whether something was asked for by name."""
         grafts = bool(self.donor and self.tensors)
-        return bool(
-            self.bn_reset or self.bn_silence or self.reinit or self.numbers or self.drop_optimizer
-        ) or grafts
+        return (
+            bool(
+                self.bn_reset
+                or self.bn_silence
+                or self.reinit
+                or self.numbers
+                or self.drop_optimizer
+            )
+            or grafts
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +87,7 @@ class Ailment:
     suspected: str = ""
 
     def without(self, indices: Array) -> Ailment | None:
-        """What is left once some elements are treated; None for nothing."""
+        """Return what is left once some elements are treated; None for nothing."""
         rest = np.setdiff1d(self.bad, indices, assume_unique=True)
         if not rest.size:
             return None
@@ -145,8 +152,8 @@ class Remedy(ABC):
     @abstractmethod
     def propose(
         self, patient: Patient, ailments: Sequence[Ailment]
-    ) -> Iterator[Change | Refusal]:
-        """Yield changes, and refusals with reasons, for what no earlier rung has treated."""
+    ) -> Iterator[Change | Refusal | Remark]:
+        """Yield changes, refusals with reasons and remarks, for what no rung before has treated."""
 
     def edit(
         self,
@@ -172,8 +179,10 @@ class Remedy(ABC):
             title=title,
         )
 
-    def refusal(self, target: str, reason: str, codes: Sequence[str] = (), hint: str = "") -> Refusal:
+    def refusal(
+        self, target: str, reason: str, codes: Sequence[str] = (), hint: str = ""
+    ) -> Refusal:
         """Make a refusal."""
-        return Refusal(target=target, reason=reason, remedy=self.name, codes=tuple(codes), hint=hint)
-
-
+        return Refusal(
+            target=target, reason=reason, remedy=self.name, codes=tuple(codes), hint=hint
+        )

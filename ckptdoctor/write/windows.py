@@ -30,10 +30,9 @@ class Window(NamedTuple):
 
 def locate(source: ByteSource, offset: int) -> tuple[FileSource, int] | None:
     """File and offset in it of a byte of a source; None where it is not stored as it is read."""
-    below: ByteSource = source
-    while isinstance(below, WindowSource):
-        below, offset = below.below, below.offset + offset
-    return (below, offset) if isinstance(below, FileSource) else None
+    if isinstance(source, WindowSource):
+        return locate(source.below, source.offset + offset)
+    return (source, offset) if isinstance(source, FileSource) else None
 
 
 def in_place(info: TensorInfo) -> FileSource | None:

@@ -1,0 +1,172 @@
+"""Findings + orders -> plan: every remedy in turn, for what the ones before it left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .edits import CLASSES, Change, Edit, Refusal, Remark, Removal, RepairPlan
+from .errors import UsageError
+from .hints import suggestion
+from .remedies import LADDER
+from .remedies.ailments import ailments_of
+from .remedies.base import Ailment, Patient, Remedy
+from .selection import matcher
+
+__all__ = ["make_plan", "name_tensors"]
+
+
+def make_plan(patient: Patient) -> RepairPlan:
+    """Plan the repair of a diagnosed checkpoint.
+
+    Where actions are asked for by name, they are all that is done.  Otherwise each finding gets
+    the best remedy whose class is allowed.
+
+    Raises
+    ------
+    UsageError
+        If the orders name tensors, numbers or laws that do not exist.
+    """
+    explicit = patient.orders.actions
+    planner = _Planner(patient)
+    for remedy in LADDER:
+        if not explicit or _runs(remedy, patient):
+            planner.take(remedy)
+    planner.conclude(explicit=explicit)
+    return RepairPlan(
+        changes=tuple(planner.changes),
+        refusals=tuple(planner.refusals),
+        warnings=tuple(dict.fromkeys(planner.warnings)),
+        explicit=explicit,
+    )
+
+
+def name_tensors(patient: Patient) -> frozenset[str]:
+    """Tensors that the orders' patterns name.
+
+    Raises
+    ------
+    UsageError
+        If a pattern names none.
+    """
+    names: set[str] = set()
+    for pattern in patient.orders.tensors:
+        match = matcher([pattern])
+        found = {name for name in patient.ctx.table.infos if match(name)}
+        if not found:
+            hint = suggestion(pattern, patient.ctx.table.infos)
+            message = f"no tensor matches {pattern!r:.200}"
+            raise UsageError(message, where=patient.ctx.table.path, hint=hint)
+        names |= found
+    return frozenset(names)
+
+
+def _runs(remedy: Remedy, patient: Patient) -> bool:
+    """Whether a remedy is part of what was asked for by name.
+
+    A donor is asked for by its path: it goes before a reset, and is no action of its own.
+    """
+    if remedy.asked(patient.orders):
+        return True
+    resets = patient.orders.bn_reset or patient.orders.bn_silence
+    return remedy.name == "donor" and patient.donor is not None and resets
+
+
+class _Planner:
+    """The plan as it comes together."""
+
+    def __init__(self, patient: Patient) -> None:
+        self._patient = patient
+        ailments = ailments_of(patient)
+        if patient.named:
+            ailments = [a for a in ailments if a.info.name in patient.named]
+        self._open: list[Ailment] = ailments
+        self.changes: list[Change] = []
+        self.refusals: list[Refusal] = []
+        self.warnings: list[str] = []
+
+    def take(self, remedy: Remedy) -> None:
+        """Let a remedy propose for what is open."""
+        for proposed in remedy.propose(self._patient, tuple(self._open)):
+            if isinstance(proposed, Remark):
+                self.warnings.append(proposed.text)
+            elif isinstance(proposed, Refusal):
+                self.refusals.append(proposed)
+            elif self._allowed(remedy, proposed):
+                self.changes.append(proposed)
+                self._close(proposed)
+            else:
+                self.refusals.append(_not_allowed(remedy, proposed))
+
+    def _allowed(self, remedy: Remedy, change: Change) -> bool:
+        orders = self._patient.orders
+        if remedy.asked(orders):
+            return True
+        return CLASSES.index(change.kind) <= CLASSES.index(orders.allow)
+
+    def _close(self, change: Change) -> None:
+        """Take what a change treats off the list, other names of the same memory included."""
+        if isinstance(change, Removal):
+            gone = tuple(change.names)
+            self._open = [a for a in self._open if not _below(a, gone)]
+        if not isinstance(change, Edit):
+            return
+        treated = self._patient.ctx.table[change.tensor]
+        left = []
+        for ailment in self._open:
+            if ailment.info.name != treated.name and (
+                ailment.info.extent is None
+                or ailment.info._replace(name="", path=(), layer_name="", role="model")
+                != treated._replace(name="", path=(), layer_name="", role="model")
+            ):
+                left.append(ailment)
+                continue
+            rest = ailment.without(change.indices) if change.indices is not None else None
+            if rest is not None:
+                left.append(rest)
+        self._open = left
+
+    def conclude(self, *, explicit: bool) -> None:
+        """Say of what nothing treats why not; keep one refusal of each, and none of what is cured."""
+        still = {ailment.info.name for ailment in self._open}
+        treated = {change.tensor for change in self.changes if isinstance(change, Edit)} - still
+        kept: dict[tuple[str, str], Refusal] = {}
+        for refusal in self.refusals:
+            if refusal.target not in treated:
+                kept.setdefault((refusal.target, refusal.remedy), refusal)
+        told = {target for target, _ in kept}
+        if not explicit:
+            for ailment in self._open:
+                if ailment.info.name not in told:
+                    kept[ailment.info.name, ""] = _untreated(ailment)
+        self.refusals = list(kept.values())
+
+
+def _below(ailment: Ailment, names: Iterable[str]) -> bool:
+    return ailment.info.path[0] in names
+
+
+def _not_allowed(remedy: Remedy, change: Change) -> Refusal:
+    target = change.tensor if isinstance(change, Edit) else change.title
+    option = remedy.option or f"--allow {change.kind}"
+    return Refusal(
+        target=target,
+        reason=f"{change.title} is {change.kind}: it is done when asked for",
+        remedy=remedy.name,
+        codes=change.cures,
+        hint=option,
+    )
+
+
+def _untreated(ailment: Ailment) -> Refusal:
+    """Say why nothing is done about an ailment."""
+    info = ailment.info
+    if ailment.part in ("mean", "var"):
+        reason, hint = "no other statistics are at hand", "--donor OLD"
+    elif info.role == "optimizer":
+        reason, hint = "its initial value is not known", "--drop-optimizer"
+    elif ailment.part in ("gamma", "beta"):
+        reason, hint = "what was trained is lost", "--donor OLD"
+    else:
+        reason = "what was trained is lost: no statistic tells a weight"
+        hint = f"--donor OLD --tensor {info.name}"
+    return Refusal(target=info.name, reason=reason, codes=ailment.codes, hint=hint)

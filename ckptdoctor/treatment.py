@@ -1,0 +1,279 @@
+"""A repair from path to path: diagnose, plan, write, diagnose again, put in place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .diagnose import Judgement, diagnose
+from .edits import Edit, NumberEdit, RepairPlan
+from .errors import CkptDoctorError
+from .findings import Severity
+from .formats import open_path
+from .formats.base import ReadOptions
+from .measure.scan import Measured, measure
+from .outcome import Before, Outcome
+from .plan import make_plan, name_tensors
+from .remedies import Orders, Patient
+from .results import Report, Wishes
+from .rules.base import Context
+from .sources import FileSource
+from .tensors import Array, TensorTable
+from .write.target import Target, choose
+from .write.windows import aliases
+from .write.writer import staged
+
+__all__ = ["Note", "Placing", "content_identity", "treat"]
+
+Note = Callable[[str, int, int], None]
+"""Called with what is being done, bytes done, and bytes in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placing:
+    """Where a repair goes; see `ckptdoctor.repair`."""
+
+    output: str | None = None
+    in_place: bool = False
+    backup: bool = True
+    force: bool = False
+    dry_run: bool = False
+
+
+def treat(
+    path: str,
+    orders: Orders,
+    placing: Placing,
+    wishes: Wishes,
+    note: Note,
+    *,
+    plan: RepairPlan | None = None,
+    planned: Callable[[RepairPlan, TensorTable], None] | None = None,
+    receipt: Callable[[Outcome, TensorTable, str], None] | None = None,
+) -> Outcome:
+    """Repair one checkpoint.
+
+    Parameters
+    ----------
+    path
+        The input.
+    orders, placing
+        What to do, and where the result goes.
+    wishes
+        How it is judged.
+    note
+        Told about progress.
+    plan
+        A plan made before, in place of a new one.
+    planned
+        Called with the plan before anything is written.
+    receipt
+        Called with the outcome and the path of the written file once it stands.
+
+    Raises
+    ------
+    UsageError
+        If the orders, the plan or the target do not fit the file.
+    WriteError
+        If the result cannot be written; the target is as before.
+    CkptDoctorError
+        If the input cannot be read.
+    """
+    options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
+    with open_path(path, options) as table:
+        target = _target(path, table, placing)
+        measured, before = _judged(path, table, wishes, note)
+        outcome = Outcome(file=path, before=before)
+        with contextlib.ExitStack() as stack:
+            if plan is None:
+                plan, outcome = _planned(table, measured, before, orders, outcome, stack)
+            outcome = replace(outcome, plan=plan, details=_details(table, plan))
+            if planned is not None:
+                planned(plan, table)
+            table.check_unchanged()
+            if target is None:
+                return outcome
+            return _written(table, outcome, plan, target, wishes, note, receipt)
+
+
+def _target(path: str, table: TensorTable, placing: Placing) -> Target | None:
+    """Choose the target before the work, so that what stands in its way is said at once."""
+    if placing.dry_run:
+        return None
+    sharded = table.format.endswith("-sharded")
+    inputs = tuple(file for file in table.files if not file.temporary)
+    return choose(
+        table.path if not sharded else path,
+        inputs,
+        placing.output,
+        in_place=placing.in_place,
+        backup=placing.backup,
+        force=placing.force,
+        folder=sharded,
+    )
+
+
+def _judged(
+    path: str, table: TensorTable, wishes: Wishes, note: Note, what: str = "examining"
+) -> tuple[Measured, Report]:
+    measured = measure(table, progress=lambda done, total: note(what, done, total))
+    try:
+        found = diagnose(table, measured, wishes)
+    except CkptDoctorError as error:
+        error.findings = error.findings or table.findings
+        raise
+    return measured, _report(path, table, measured, found, wishes)
+
+
+def _report(
+    path: str, table: TensorTable, measured: Measured, found: Judgement, wishes: Wishes
+) -> Report:
+    return Report(
+        file=path,
+        format=table.format,
+        weights=found.weights,
+        verdict=found.verdict,
+        summary=found.summary,
+        findings=found.findings,
+        diagnoses=found.diagnoses,
+        wishes=wishes,
+        relevant=found.relevant,
+        table=table,
+        stats=measured.stats,
+    )
+
+
+def _planned(
+    table: TensorTable,
+    measured: Measured,
+    before: Report,
+    orders: Orders,
+    outcome: Outcome,
+    stack: contextlib.ExitStack,
+) -> tuple[RepairPlan, Outcome]:
+    context = Context(table, measured.stats)
+    patient = Patient(ctx=context, findings=before.findings, orders=orders)
+    if orders.donor:
+        from .remedies.donor import Donor  # noqa: PLC0415  (only with a donor)
+
+        patient.donor = stack.enter_context(Donor.open(orders.donor, context))
+        outcome = replace(outcome, donor=patient.donor.facts)
+    patient.named = name_tensors(patient)
+    with np.errstate(all="ignore"):
+        return make_plan(patient), outcome
+
+
+def _written(
+    table: TensorTable,
+    outcome: Outcome,
+    plan: RepairPlan,
+    target: Target,
+    wishes: Wishes,
+    note: Note,
+    receipt: Callable[[Outcome, TensorTable, str], None] | None,
+) -> Outcome:
+    options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
+    with staged(table, plan, target, note, options) as stage:
+        with open_path(stage.path, options) as again:
+            _, after = _judged(target.shown, again, wishes, note, "examining the result")
+        outcome = _weighed(replace(outcome, after=after), plan)
+        if receipt is not None:
+            receipt(outcome, table, stage.path)
+        written = stage.publish()
+    return replace(outcome, written=written)
+
+
+def _weighed(outcome: Outcome, plan: RepairPlan) -> Outcome:
+    """Compare the findings before and after."""
+    before, after = outcome.before, outcome.after
+    if before is None or after is None:
+        return outcome
+    left = {(finding.code, finding.tensor) for finding in after.findings}
+    meant = {
+        (code, change.tensor if isinstance(change, Edit) else change.name)
+        for change in plan.changes
+        if isinstance(change, Edit | NumberEdit)
+        for code in change.cures
+    }
+    treated = [f for f in before.findings if (f.code, f.tensor) in meant]
+    return replace(
+        outcome,
+        cured=tuple(f for f in treated if (f.code, f.tensor) not in left),
+        uncured=tuple(f for f in treated if (f.code, f.tensor) in left),
+        remaining=tuple(f for f in after.findings if f.severity > Severity.NOTE),
+    )
+
+
+# --- what the plan's table shows ------------------------------------------------------------------
+
+
+def _details(table: TensorTable, plan: RepairPlan) -> dict[int, Before]:
+    return {
+        index: _detail(table, change)
+        for index, change in enumerate(plan.changes)
+        if isinstance(change, Edit)
+    }
+
+
+def _detail(table: TensorTable, edit: Edit) -> Before:
+    info = table[edit.tensor]
+    count = info.size if edit.indices is None else edit.indices.size
+    after = "drawn anew" if callable(edit.values) else in_words(edit.values)
+    return Before(
+        count=count,
+        total=info.size,
+        was=in_words(_standing(table, edit)),
+        becomes=after,
+        aliases=aliases(table, info),
+    )
+
+
+def _standing(table: TensorTable, edit: Edit) -> Array:
+    """Values that an edit replaces; of a large tensor that is replaced whole the first block."""
+    info = table[edit.tensor]
+    if edit.indices is None:
+        return next(iter(table.blocks(info)), np.zeros(0, info.kind.numpy))
+    picked, start = [], 0
+    for block in table.blocks(info):
+        first, stop = np.searchsorted(edit.indices, (start, start + block.size))
+        picked.append(block[edit.indices[first:stop] - start])
+        start += block.size
+        if stop == edit.indices.size:
+            break
+    return np.concatenate(picked) if picked else np.zeros(0, info.kind.numpy)
+
+
+def in_words(values: Array) -> str:
+    """Values as a table can hold them.
+
+    Examples
+    --------
+    >>> in_words(np.array([np.nan, np.nan, 1.0])), in_words(np.array([2.0, 8.5])), in_words(np.ones(3))
+    ('2 NaN, 1', '2..8.5', '1')
+    """
+    if values.dtype.fields or not values.size:
+        return "" if not values.size else "complex"
+    if values.dtype.kind == "c":
+        values = np.abs(values)
+    with np.errstate(all="ignore"):
+        flat = values.reshape(-1).astype(np.float64)
+        nan, inf = int(np.isnan(flat).sum()), int(np.isinf(flat).sum())
+        finite = flat[np.isfinite(flat)]
+    parts = [f"{n:,} {word}" for n, word in ((nan, "NaN"), (inf, "Inf")) if n]
+    if finite.size:
+        low, high = f"{finite.min():.4g}", f"{finite.max():.4g}"
+        parts.append(low if low == high else f"{low}..{high}")
+    return ", ".join(parts)
+
+
+def content_identity(file: FileSource, note: Note) -> dict[str, int | str]:
+    """Size and SHA-256 of a file: what a plan is made for."""
+    digest = hashlib.sha256()
+    for at in range(0, file.size, 1 << 20):
+        digest.update(file.pread(at, min(1 << 20, file.size - at)))
+        note("hashing", at, file.size)
+    return {"size": file.size, "sha256": digest.hexdigest()}
