@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import inspect, open_checkpoint
+    from .api import inspect, open_checkpoint, repair
+    from .edits import RepairPlan
     from .errors import (
         BombError,
         ChangedError,
@@ -30,8 +31,10 @@ if TYPE_CHECKING:
         UnknownFormatError,
         UnsupportedError,
         UsageError,
+        WriteError,
     )
     from .findings import Finding, Severity
+    from .outcome import Outcome
     from .results import Diagnosis, Exemption, Report, Summary, Verdict
     from .tensors import TensorInfo, TensorTable
 
@@ -44,7 +47,9 @@ __all__ = [
     "Finding",
     "FormatError",
     "InternalError",
+    "Outcome",
     "ReadError",
+    "RepairPlan",
     "Report",
     "Severity",
     "Summary",
@@ -55,13 +60,17 @@ __all__ = [
     "UnsupportedError",
     "UsageError",
     "Verdict",
+    "WriteError",
     "__version__",
     "inspect",
     "open_checkpoint",
+    "repair",
 ]
 
 _HOMES = {
-    "api": ("inspect", "open_checkpoint"),
+    "api": ("inspect", "open_checkpoint", "repair"),
+    "edits": ("RepairPlan",),
+    "outcome": ("Outcome",),
     "findings": ("Finding", "Severity"),
     "results": ("Diagnosis", "Exemption", "Report", "Summary", "Verdict"),
     "tensors": ("TensorInfo", "TensorTable"),

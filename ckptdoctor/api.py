@@ -1,10 +1,11 @@
-"""Verbs on paths: open a checkpoint, inspect a checkpoint."""
+"""Verbs on paths: open a checkpoint, inspect it, repair it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .config import Settings, load_settings
 from .diagnose import diagnose
@@ -17,7 +18,13 @@ from .results import CastTo, ErrorInfo, Exemption, Purpose, Report, Weights, Wis
 from .selection import check_wishes
 from .tensors import TensorTable
 
-__all__ = ["Wishes", "examine", "inspect", "open_checkpoint"]
+if TYPE_CHECKING:
+    from .edits import Class
+    from .outcome import Outcome
+    from .remedies.base import Scope
+    from .treatment import Note
+
+__all__ = ["Wishes", "examine", "inspect", "open_checkpoint", "repair"]
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, trust_hdf5: bool = False) -> TensorTable:
@@ -104,7 +111,7 @@ def inspect(
     CkptDoctorError
         If the file cannot be checked; ``error.findings`` holds what was seen before.
     """
-    settings = Settings() if config is None else load_settings(config)
+    settings = _settings(config)
     wishes = settings.wishes(
         purpose=purpose,
         weights=weights,
@@ -118,6 +125,133 @@ def inspect(
     )
     check_wishes(wishes)
     return _inspect(os.fspath(path), wishes, progress)
+
+
+def repair(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    in_place: bool = False,
+    backup: bool = True,
+    force: bool = False,
+    dry_run: bool = False,
+    bn_reset: bool = False,
+    bn_scope: Scope = "channels",
+    bn_silence: bool = False,
+    donor: str | os.PathLike[str] | None = None,
+    tensors: Sequence[str] = (),
+    reinit: Sequence[str] = (),
+    numbers: Mapping[str, float | int] | None = None,
+    drop_optimizer: bool = False,
+    allow: Class = "statistical",
+    seed: int = 0,
+    from_plan: str | os.PathLike[str] | None = None,
+    write_plan: str | os.PathLike[str] | None = None,
+    receipt: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | Settings | None = None,
+    trust_hdf5: bool = False,
+    note: Note | None = None,
+) -> Outcome:
+    """Write a repaired copy of a checkpoint, every other byte untouched.
+
+    Without an action (``bn_reset``, ``bn_silence``, ``reinit``, ``numbers``, ``drop_optimizer``,
+    or ``donor`` with ``tensors``) each finding gets the best remedy whose class is allowed; with
+    actions, they are all that is done.
+
+    Parameters
+    ----------
+    path
+        As in `open_checkpoint`.
+    output
+        Where the copy goes; by default ``STEM.repaired.EXT`` beside the input.
+    in_place, backup
+        Replace the input, and keep it as ``NAME.orig``.
+    force
+        Replace an output that exists.
+    dry_run
+        Plan, and write nothing.
+    bn_reset, bn_scope
+        Broken BatchNorm statistics to their initial values: in broken ``channels``, in whole
+        ``layers`` that have one, or in ``all`` layers.
+    bn_silence
+        Gamma and beta of channels with broken statistics to 0.
+    donor
+        An older or sibling checkpoint of the same model, in any format, to take values from.
+    tensors
+        Patterns of names: treat these, whatever the rules say; with a donor, take them from it.
+    reinit
+        Patterns of tensors to draw anew, ``PATTERN=LAW`` for another law than the layer's own.
+    numbers
+        New values for numbers of the training state, by path.
+    drop_optimizer
+        Leave the optimizer's state out.
+    allow
+        ``lossless``, ``statistical`` or ``destructive``: the worst class that may be used unasked.
+    seed
+        Of ``reinit``.
+    from_plan, write_plan
+        Apply a stored plan; store the plan.
+    receipt
+        Store what was replaced, enough to put it back by hand.
+    config, trust_hdf5
+        As in `inspect`.
+    note
+        Called now and then with what is being done, bytes done and bytes in all.
+
+    Returns
+    -------
+    Outcome
+        ``outcome.done`` is the answer, ``outcome.after`` the report on what was written.
+
+    Raises
+    ------
+    UsageError
+        If an argument names nothing, the output exists, the donor is of another architecture, or
+        the plan is for another file.
+    WriteError
+        If the output cannot be written; whatever was there is as before.
+    CkptDoctorError
+        If the input cannot be read.
+    """
+    from .remedies import Orders  # noqa: PLC0415  (inspecting does without)
+    from .treatment import Papers, Placing, treat  # noqa: PLC0415
+
+    settings = config if isinstance(config, Settings) else _settings(config)
+    wishes = settings.wishes(purpose="any", trust_hdf5=trust_hdf5)
+    check_wishes(wishes)
+    orders = Orders(
+        bn_reset=bn_reset,
+        bn_scope=bn_scope,
+        bn_silence=bn_silence,
+        donor=os.fspath(donor) if donor else "",
+        tensors=tuple(tensors),
+        reinit=tuple(reinit),
+        numbers=dict(numbers or {}),
+        drop_optimizer=drop_optimizer,
+        allow=allow,
+        seed=seed,
+    )
+    placing = Placing(
+        output=None if output is None else os.fspath(output),
+        in_place=in_place,
+        backup=backup,
+        force=force,
+        dry_run=dry_run,
+    )
+    papers = Papers(**_paths(from_plan=from_plan, write_plan=write_plan, receipt=receipt))
+    return treat(os.fspath(path), orders, placing, wishes, note or _unheard, papers=papers)
+
+
+def _settings(config: str | os.PathLike[str] | None) -> Settings:
+    return Settings() if config is None else load_settings(config)
+
+
+def _paths(**given: str | os.PathLike[str] | None) -> dict[str, str]:
+    return {name: os.fspath(path) for name, path in given.items() if path is not None}
+
+
+def _unheard(what: str, done: int, total: int) -> None:
+    """Hear of progress, and say nothing."""
 
 
 def examine(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from .terminal import (
     unwritable,
     width_of,
 )
+from .wishes import Class, RepairWish, Scope
 
 if TYPE_CHECKING:
     from .config import Settings
@@ -138,6 +140,48 @@ def _inspect(
     )
 
 
+@app.command("repair", epilog=options.REPAIR_EXAMPLES)
+def _repair(
+    path: Annotated[str, options.PATH],
+    output: Annotated[str | None, options.REPAIR["output"]] = None,
+    in_place: Annotated[bool, options.REPAIR["in_place"]] = False,
+    no_backup: Annotated[bool, options.REPAIR["backup"]] = False,
+    force: Annotated[bool, options.REPAIR["force"]] = False,
+    dry_run: Annotated[bool, options.REPAIR["dry_run"]] = False,
+    bn_reset: Annotated[bool, options.REPAIR["bn_reset"]] = False,
+    bn_scope: Annotated[Scope, options.REPAIR["bn_scope"]] = "channels",
+    bn_silence: Annotated[bool, options.REPAIR["bn_silence"]] = False,
+    donor: Annotated[str | None, options.REPAIR["donor"]] = None,
+    tensor: Annotated[list[str] | None, options.REPAIR["tensor"]] = None,
+    reinit: Annotated[list[str] | None, options.REPAIR["reinit"]] = None,
+    seed: Annotated[int, options.REPAIR["seed"]] = 0,
+    set_: Annotated[list[str] | None, options.REPAIR["set"]] = None,
+    drop_optimizer: Annotated[bool, options.REPAIR["drop_optimizer"]] = False,
+    allow: Annotated[Class, options.REPAIR["allow"]] = "statistical",
+    write_plan: Annotated[str | None, options.REPAIR["write_plan"]] = None,
+    from_plan: Annotated[str | None, options.REPAIR["from_plan"]] = None,
+    receipt: Annotated[str | None, options.REPAIR["receipt"]] = None,
+    format: Annotated[Format, options.FORMAT] = "text",
+    config: Annotated[str | None, options.CONFIG] = None,
+    trust_hdf5: Annotated[bool, options.TRUST] = False,
+    quiet: Annotated[bool, options.QUIET] = False,
+    color: Annotated[options.Color, options.COLOR] = "auto",
+    debug: Annotated[bool, options.DEBUG] = False,
+) -> RepairWish:
+    """Write a repaired copy: only what is broken changes, every other byte stays."""
+    given = {
+        "output": output, "in_place": in_place, "backup": not no_backup, "force": force,
+        "dry_run": dry_run, "bn_reset": bn_reset, "bn_scope": bn_scope, "bn_silence": bn_silence,
+        "donor": donor, "tensors": tuple(tensor or ()), "reinit": tuple(reinit or ()),
+        "numbers": dict(_number(text) for text in set_ or ()), "drop_optimizer": drop_optimizer,
+        "allow": allow, "seed": seed, "from_plan": from_plan, "write_plan": write_plan,
+        "receipt": receipt, "trust_hdf5": trust_hdf5,
+    }  # fmt: skip
+    return RepairWish(
+        path=path, given=given, config=config, format=format, quiet=quiet, color=color, debug=debug
+    )
+
+
 @app.command("explain", epilog=options.EXPLAIN_EXAMPLES)
 def _explain(
     codes: Annotated[list[str], options.WORDS],
@@ -178,6 +222,15 @@ def _codes(texts: list[str] | None) -> tuple[str, ...] | None:
     return tuple(code.strip() for text in texts for code in text.split(","))
 
 
+def _number(text: str) -> tuple[str, float | int]:
+    name, found, value = text.rpartition("=")
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            if found and name:
+                return name, kind(value)
+    raise UsageError(f"--set {text}: expected NAME=VALUE, the value a number")
+
+
 def _destination(text: str) -> tuple[str, str]:
     kind, _, file = text.partition("=")
     if not file or kind not in FORMATS:
@@ -194,6 +247,10 @@ def run(arguments: list[str]) -> int:
             return _run_inspection(wish)
         if isinstance(wish, _Listing):
             return _run_listing(wish)
+        if isinstance(wish, RepairWish):
+            from .repairing import run_repair  # noqa: PLC0415  (inspecting does without)
+
+            return run_repair(wish)
         return int(wish or 0)
     except (KeyboardInterrupt, typer.Abort):
         say("interrupted")

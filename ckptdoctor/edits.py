@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from .tensors import Array
+from .wishes import Class
 
 __all__ = [
     "CLASSES",
@@ -21,10 +21,6 @@ __all__ = [
     "Restamp",
     "Trim",
 ]
-
-Class = Literal["lossless", "statistical", "destructive"]
-"""Provably the same model, or a file that could not be used; an estimate of what was there;
-invented values."""
 
 CLASSES: tuple[Class, ...] = ("lossless", "statistical", "destructive")
 """From harmless to not."""

@@ -19,6 +19,8 @@ __all__ = [
     "PATHS",
     "PURPOSE",
     "QUIET",
+    "REPAIR",
+    "REPAIR_EXAMPLES",
     "REPORT",
     "RULES_EXAMPLES",
     "SELECT",
@@ -47,6 +49,27 @@ Examples:
 Exit codes:
   0 clean, 1 findings, 2 wrong usage, 3 could not be checked, 130 interrupted
   Of several files the highest counts."""
+
+REPAIR_EXAMPLES = """\
+\b
+Examples:
+  ckptdoctor repair model.pt -n
+  ckptdoctor repair model.h5 --bn-reset
+  ckptdoctor repair model.pt --donor epoch_12.pt -o fixed.pt --receipt fixed.json
+  ckptdoctor repair model.pt --donor epoch_12.pt --tensor 'layer4.*'
+  ckptdoctor repair last.ckpt --drop-optimizer --in-place
+  ckptdoctor repair last.pt --set optimizer.param_groups.0.lr=0.001
+
+\b
+Classes of changes, from harmless to not:
+  lossless     provably the same model, or a file that could not be used
+  statistical  an estimate of what was there
+  destructive  invented values; only when asked for by name, or with --allow
+
+\b
+Exit codes:
+  0 done as asked, 1 written with a remainder, 2 declined before any work,
+  3 could not be checked or written, 130 interrupted"""
 
 EXPLAIN_EXAMPLES = """\
 \b
@@ -97,6 +120,36 @@ TRUST = _option("Run HDF5's library without its guard process.", "--trust-hdf5")
 QUIET = _option("Print only what fails.", "--quiet", "-q")
 COLOR = _option("When to use colours.")
 DEBUG = _option("Show the traceback of an unexpected error.", "--debug")
+PATH = typer.Argument(
+    metavar="PATH", help="A file, a folder that holds one checkpoint, or an index.json file."
+)
+REPAIR: dict[str, Any] = {
+    "output": _option(
+        "Where to write; by default STEM.repaired.EXT.", "--output", "-o", metavar="FILE"
+    ),
+    "in_place": _option("Replace the input, and keep it as NAME.orig.", "--in-place"),
+    "backup": _option("Keep no NAME.orig.", "--no-backup"),
+    "force": _option("Replace an output that exists.", "--force"),
+    "dry_run": _option("Print the plan and write nothing.", "--dry-run", "-n"),
+    "bn_reset": _option("Broken BatchNorm statistics to mean 0 and variance 1.", "--bn-reset"),
+    "bn_scope": _option("What to reset: broken channels, their whole layers, or everything."),
+    "bn_silence": _option("Broken BatchNorm channels off: gamma and beta 0.", "--bn-silence"),
+    "donor": _option(
+        "An older or sibling checkpoint of the model to take values from.", metavar="FILE"
+    ),
+    "tensor": _option(
+        "Treat tensors whose name matches, whatever the rules say; with --donor, take them whole.",
+        metavar="GLOB",
+    ),
+    "reinit": _option("Draw tensors anew, by their layer's own law or =LAW.", metavar="GLOB[=LAW]"),
+    "seed": _option("Of --reinit.", metavar="N"),
+    "set": _option("A new value for a number, such as a learning rate.", metavar="NAME=VALUE"),
+    "drop_optimizer": _option("Leave the optimizer's state out.", "--drop-optimizer"),
+    "allow": _option("The worst class of change that may be made unasked."),
+    "write_plan": _option("Store the plan as JSON.", metavar="FILE"),
+    "from_plan": _option("Do what a stored plan says.", metavar="FILE"),
+    "receipt": _option("Store what was replaced, enough to put it back by hand.", metavar="FILE"),
+}
 # Every command takes --config, --color and --quiet, so that a script need not know which heeds it.
 UNHEEDED = {
     "config": _option("", "--config", metavar="FILE", hidden=True),

@@ -118,4 +118,6 @@ class Outcome:
             return False
         if self.plan.explicit:
             return not any(refusal.remedy for refusal in self.plan.refusals)
+        if self.after is None:  # a dry run
+            return not any(refusal.codes for refusal in self.plan.refusals)
         return not any(finding.severity >= 3 for finding in self.remaining)

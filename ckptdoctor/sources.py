@@ -90,6 +90,8 @@ class FileSource:
     """
 
     sequential = False
+    temporary = False
+    """Whether it holds what was inflated of another file: no place to repair."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.name = os.fspath(path)

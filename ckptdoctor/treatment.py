@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,20 +16,33 @@ from .formats import open_path
 from .formats.base import ReadOptions
 from .measure.scan import Measured, measure
 from .outcome import Before, Outcome
+from .papers import save_plan, save_receipt, stored_plan
 from .plan import make_plan, name_tensors
 from .remedies import Orders, Patient
 from .results import Report, Wishes
 from .rules.base import Context
-from .sources import FileSource
 from .tensors import Array, TensorTable
 from .write.target import Target, choose
+from .write.verify import elements
 from .write.windows import aliases
 from .write.writer import staged
 
-__all__ = ["Note", "Placing", "content_identity", "treat"]
+__all__ = ["Note", "Papers", "Placing", "treat"]
 
 Note = Callable[[str, int, int], None]
 """Called with what is being done, bytes done, and bytes in all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Papers:
+    """Files to read a plan from, and to write a plan and a receipt to; empty for none."""
+
+    from_plan: str = ""
+    write_plan: str = ""
+    receipt: str = ""
+
+
+_NO_PAPERS = Papers()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +63,7 @@ def treat(
     wishes: Wishes,
     note: Note,
     *,
-    plan: RepairPlan | None = None,
-    planned: Callable[[RepairPlan, TensorTable], None] | None = None,
-    receipt: Callable[[Outcome, TensorTable, str], None] | None = None,
+    papers: Papers = _NO_PAPERS,
 ) -> Outcome:
     """Repair one checkpoint.
 
@@ -67,12 +77,8 @@ def treat(
         How it is judged.
     note
         Told about progress.
-    plan
-        A plan made before, in place of a new one.
-    planned
-        Called with the plan before anything is written.
-    receipt
-        Called with the outcome and the path of the written file once it stands.
+    papers
+        Files of plans and receipts.
 
     Raises
     ------
@@ -89,15 +95,21 @@ def treat(
         measured, before = _judged(path, table, wishes, note)
         outcome = Outcome(file=path, before=before)
         with contextlib.ExitStack() as stack:
-            if plan is None:
+            if papers.from_plan:
+                plan = stored_plan(papers.from_plan, table, note)
+            else:
                 plan, outcome = _planned(table, measured, before, orders, outcome, stack)
-            outcome = replace(outcome, plan=plan, details=_details(table, plan))
-            if planned is not None:
-                planned(plan, table)
+            details = _details(table, plan)
+            outcome = replace(outcome, plan=plan, details=details)
+            if papers.write_plan:
+                save_plan(papers.write_plan, plan, table, details, note)
             table.check_unchanged()
             if target is None:
                 return outcome
-            return _written(table, outcome, plan, target, wishes, note, receipt)
+            outcome = _written(table, outcome, plan, target, wishes, note)
+            if papers.receipt:
+                save_receipt(papers.receipt, outcome, table, note)
+            return outcome
 
 
 def _target(path: str, table: TensorTable, placing: Placing) -> Target | None:
@@ -174,15 +186,12 @@ def _written(
     target: Target,
     wishes: Wishes,
     note: Note,
-    receipt: Callable[[Outcome, TensorTable, str], None] | None,
 ) -> Outcome:
     options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
     with staged(table, plan, target, note, options) as stage:
         with open_path(stage.path, options) as again:
             _, after = _judged(target.shown, again, wishes, note, "examining the result")
         outcome = _weighed(replace(outcome, after=after), plan)
-        if receipt is not None:
-            receipt(outcome, table, stage.path)
         written = stage.publish()
     return replace(outcome, written=written)
 
@@ -237,14 +246,7 @@ def _standing(table: TensorTable, edit: Edit) -> Array:
     info = table[edit.tensor]
     if edit.indices is None:
         return next(iter(table.blocks(info)), np.zeros(0, info.kind.numpy))
-    picked, start = [], 0
-    for block in table.blocks(info):
-        first, stop = np.searchsorted(edit.indices, (start, start + block.size))
-        picked.append(block[edit.indices[first:stop] - start])
-        start += block.size
-        if stop == edit.indices.size:
-            break
-    return np.concatenate(picked) if picked else np.zeros(0, info.kind.numpy)
+    return elements(table, edit.tensor, edit.indices)
 
 
 def in_words(values: Array) -> str:
@@ -268,12 +270,3 @@ def in_words(values: Array) -> str:
         low, high = f"{finite.min():.4g}", f"{finite.max():.4g}"
         parts.append(low if low == high else f"{low}..{high}")
     return ", ".join(parts)
-
-
-def content_identity(file: FileSource, note: Note) -> dict[str, int | str]:
-    """Size and SHA-256 of a file: what a plan is made for."""
-    digest = hashlib.sha256()
-    for at in range(0, file.size, 1 << 20):
-        digest.update(file.pread(at, min(1 << 20, file.size - at)))
-        note("hashing", at, file.size)
-    return {"size": file.size, "sha256": digest.hexdigest()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,13 +50,19 @@ class Oddities:
         self._counts: dict[str, int] = {}
 
     def add(
-        self, kind: str, severity: Severity, message: str, member: str = "", code: str = "CK005"
+        self,
+        kind: str,
+        severity: Severity,
+        message: str,
+        member: str = "",
+        code: str = "CK005",
+        **measured: Any,
     ) -> None:
         """Note a finding about a member, or about the archive where ``member`` is empty."""
         count = self._counts[kind] = self._counts.get(kind, 0) + 1
         if count <= self.SHOWN:
             where = f"{self._where}:{short(member)}" if member else self._where
-            finding = container_finding(code, severity, message, where=where)
+            finding = container_finding(code, severity, message, where=where, **measured)
             self._kept.setdefault(kind, []).append(finding)
 
     def seen(self, kind: str) -> bool:
@@ -222,7 +228,8 @@ def _judge_tail(tail: bytes, found: int, tail_at: int, oddities: Oddities) -> No
         oddities.add("comment", Severity.ERROR, f"the comment is {over:,} bytes short")
     elif over < 0:
         message = f"{-over:,} bytes follow the end of the archive"
-        oddities.add("bytes behind", Severity.WARNING, message)
+        end = tail_at + len(tail) + over
+        oddities.add("bytes behind", Severity.WARNING, message, end=end)
     others = [tail.find(END_SIGN, found + 4)]
     before = tail.rfind(END_SIGN, 0, found)
     while before >= 0:

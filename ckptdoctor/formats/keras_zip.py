@@ -193,6 +193,8 @@ class _Read:
 class _Spool(FileSource):
     """An anonymous temporary file: gone with its descriptor, even if the process is killed."""
 
+    temporary = True
+
     def __init__(self, fd: int, name: str) -> None:
         self.name, self.fd = name, fd
         found = os.fstat(fd)

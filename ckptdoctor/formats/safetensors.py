@@ -104,7 +104,7 @@ def read_safetensors(
     held = source.size - start
     if held != end:
         _refuse_text_tail(source, start + end)
-        findings.append(_size_finding(spans, held, end, source.name))
+        findings.append(_size_finding(spans, start, held, end, source.name))
     infos = _infos(header, source, start, held)
     return infos, metadata, findings
 
@@ -314,12 +314,17 @@ def _refuse_text_tail(source: ByteSource, end: int) -> None:
         raise FormatError(message, where=where, hint="download the file again")
 
 
-def _size_finding(spans: list[_Span], held: int, end: int, path: str) -> Finding:
+def _size_finding(spans: list[_Span], start: int, held: int, end: int, path: str) -> Finding:
     """Say how much is missing or surplus; raise where no tensor is left."""
     if held > end:
         message = f"{held - end:,} bytes follow the last tensor, which safetensors refuses"
         return container_finding(
-            "CK005", Severity.ERROR, message, where=path, surplus_bytes=held - end
+            "CK005",
+            Severity.ERROR,
+            message,
+            where=path,
+            surplus_bytes=held - end,
+            end=start + end,
         )
     cut = [name for _, stop, name in sorted(spans) if stop > held]
     message = (

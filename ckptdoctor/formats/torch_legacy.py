@@ -15,7 +15,7 @@ from .torch_tar import is_tar, read_tar
 from .torch_tree import TreeReader
 from .torch_values import Resolver
 
-__all__ = ["TorchLegacy"]
+__all__ = ["TorchLegacy", "class_or_storage"]
 
 MAGIC: Final = 0x1950A86A20F9469CFC6C
 PROTOCOL: Final = 1001
@@ -52,7 +52,7 @@ def looks_like_pickle(head: bytes) -> bool:
         return isinstance(error.reason, TruncatedError) and len(head) >= HEAD_BYTES
 
 
-def _class_or_storage(pid: Any) -> Any:
+def class_or_storage(pid: Any) -> Any:
     """Resolve a persistent id; old modules carried their class with its source code: the class stays."""
     if type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and type(pid[1]) is Global:
         return pid[1]
@@ -76,7 +76,7 @@ def _read_stream(source: FileSource) -> TensorTable:
         error.findings = tuple(stream.findings)
         raise error
     _check_machine(stream)
-    root = stream.next(_class_or_storage)
+    root = stream.next(class_or_storage)
     storages = Storages(source)
     storages.declare(root.persistents)
     storages.read_stream(stream)

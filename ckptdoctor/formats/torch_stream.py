@@ -106,6 +106,7 @@ class Storages:
                     Severity.WARNING,
                     f"{left} bytes follow the last storage",
                     where=f"{self.source.name}+{stream.pos}",
+                    end=stream.pos,
                 )
             )
             rest = self.source.pread(stream.pos, min(left, MAX_PICKLE))

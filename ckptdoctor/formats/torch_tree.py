@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..containers.pickle import Call, Global, PDict, Persistent, PSet
+from ..containers.pickle import Call, Global, PDict, Persistent, PSet, Unpickled
 from ..dtypes import of_numpy
 from ..findings import Finding, Severity, Tally, container_finding
 from ..roles import role_of
 from ..tensors import Array, LayerConfig, Role, TensorInfo
 from .numpy_values import array_of, number_of
-from .torch_values import Refusal, Resolver, Value, is_plain_dict
+from .torch_values import Refusal, Resolver, Storage, Value, is_plain_dict
 
-__all__ = ["Tree", "TreeReader"]
+__all__ = ["Tree", "TreeReader", "numbers_in"]
 
 MAX_DEPTH: Final = 150
 """Containers inside each other; real checkpoints reach 30 (pickled modules in Lightning files)."""
@@ -286,6 +286,15 @@ _MODULE_MACHINERY = frozenset(
     | {f"_{when}_hooks" for when in ("forward", "backward", "forward_pre", "state_dict")}
     | {"_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_backward_pre_hooks"}
 )
+
+
+def numbers_in(unpickled: Unpickled) -> Mapping[str, float | int]:
+    """Python numbers of an unpickled object by name, as its table has them; no storage is needed."""
+
+    def no_storage(pid: Any) -> Storage:  # noqa: ARG001
+        raise Refusal("storages are not looked for")
+
+    return TreeReader(Resolver(no_storage), "", unpickled.end).read(unpickled.value).scalars
 
 
 def _pairs_of(arg: Any) -> list[tuple[Any, Any]]:

@@ -230,7 +230,11 @@ def _wrapped(layer: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, 
 def _describe(layer: Mapping[str, Any], name: str, feeding: tuple[str, ...]) -> LayerConfig:
     settings = settings_of(layer)
     own = ("name", "epsilon", "momentum", "activation", "dtype", "layers")
-    plain = {key[:80]: _plain(value) for key, value in settings.items() if key not in own}
+    plain = {
+        key[:80]: _initialiser(value) if key.endswith("_initializer") else _plain(value)
+        for key, value in settings.items()
+        if key not in own
+    }
     return LayerConfig(
         name=name,
         class_name=_class_of(layer),
@@ -241,6 +245,26 @@ def _describe(layer: Mapping[str, Any], name: str, feeding: tuple[str, ...]) -> 
         inputs=feeding,
         settings={key: value for key, value in plain.items() if value is not None},
     )
+
+
+_LAW_NUMBERS = (
+    "value", "gain", "scale", "mode", "distribution", "mean", "stddev", "minval", "maxval",
+    "input_axes", "output_axes",
+)  # fmt: skip
+
+
+def _initialiser(value: object) -> Any:
+    """Give an initialiser's name, or its class and what numbers of it are stored.
+
+    The name of a class of the user's own keeps its package, so that it is not taken for Keras'.
+    """
+    if not isinstance(value, dict):
+        return _plain(value)
+    name = string_of(value.get("registered_name")) or string_of(value.get("class_name"))
+    config = settings_of(value)
+    numbers = {key: _plain(config[key]) for key in _LAW_NUMBERS if key in config}
+    numbers = {key: number for key, number in numbers.items() if number is not None}
+    return {"class_name": name, "config": numbers} if numbers else name
 
 
 def _float(value: object) -> float | None:

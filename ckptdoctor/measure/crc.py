@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-__all__ = ["combine", "shift"]
+__all__ = ["combine", "multiply", "shift"]
 
 _POLYNOMIAL = 0xEDB88320
 _ONE = 1 << 31  # bits are reversed: x**0 is the highest
@@ -33,10 +33,10 @@ def combine(first: int, second: int, length: int) -> int:
 
 def shift(crc32: int, length: int) -> int:
     """Move a checksum's polynomial over ``length`` bytes that follow."""
-    return _multiply(_power(length), crc32)
+    return multiply(_power(length), crc32)
 
 
-def _multiply(a: int, b: int) -> int:
+def multiply(a: int, b: int) -> int:
     """Product of two polynomials modulo the CRC's."""
     product, bit = 0, _ONE
     while a:
@@ -54,7 +54,7 @@ def _power(length: int) -> int:
     power, square = _ONE, _ONE >> 8
     while length:
         if length & 1:
-            power = _multiply(square, power)
-        square = _multiply(square, square)
+            power = multiply(square, power)
+        square = multiply(square, square)
         length >>= 1
     return power

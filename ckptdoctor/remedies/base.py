@@ -5,23 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
 
-from ..edits import Change, Class, Edit, Refusal, Remark
+from ..edits import CLASSES, Change, Class, Edit, Refusal, Remark
+from ..errors import UsageError
 from ..findings import Finding
 from ..layers import Layer
 from ..rules.base import Context
 from ..selection import matcher
 from ..tensors import Array, TensorInfo
+from ..wishes import Scope
 
 if TYPE_CHECKING:
     from .donor import Donor
 
 __all__ = ["Ailment", "Orders", "Patient", "Remedy", "Scope"]
-
-Scope = Literal["channels", "layers", "all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,14 @@ class Orders:
     allow: Class = "statistical"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        _check_choice("allow", self.allow, CLASSES)
+        _check_choice("bn_scope", self.bn_scope, get_args(Scope))
+        for name in ("tensors", "reinit"):
+            if isinstance(getattr(self, name), str):
+                found = getattr(self, name)
+                raise UsageError(f"expected {name} to be a list, found {found!r:.100}")
+
     @property
     def actions(self) -> bool:
         """Whether something was asked for by name."""
@@ -58,6 +66,12 @@ class Orders:
             )
             or grafts
         )
+
+
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        listed = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError(f"expected {name} to be {listed}, found {value!r:.100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

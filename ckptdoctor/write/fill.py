@@ -15,7 +15,7 @@ from .draft import Draft
 from .verify import Mark, check_bytes
 from .windows import Window, windows_of
 
-__all__ = ["Note", "fill"]
+__all__ = ["Note", "fill", "windows"]
 
 Note = Callable[[str, int, int], None]
 """Called with what is being done, bytes done, and bytes in all."""
@@ -35,7 +35,7 @@ def fill(
     except OSError as error:
         raise draft.failed("written", error) from None
     marks = []
-    for window in _windows(source, table, edits):
+    for window in windows(source, table, edits):
         draft.write(window.offset, window.new)
         marks.append(Mark.of(window))
     draft.flush(stat.S_IMODE(os.fstat(source.fd).st_mode))
@@ -47,8 +47,8 @@ def fill(
     return marks
 
 
-def _windows(source: FileSource, table: TensorTable, edits: tuple[Edit, ...]) -> Iterator[Window]:
-    """Windows of the edits, then those of the checksums that they change."""
+def windows(source: FileSource, table: TensorTable, edits: tuple[Edit, ...]) -> Iterator[Window]:
+    """Yield the windows of the edits, then those of the checksums that they change."""
     checksums = Checksums(table, source)
     for edit in edits:
         for window in windows_of(table[edit.tensor], edit):

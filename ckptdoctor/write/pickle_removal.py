@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -88,7 +88,9 @@ def without_keys(pickle: bytes, keys: Sequence[str], where: str = "pickle") -> S
     missing = [key for key in keys if key not in {held for held, _ in _texts(before.value)}]
     if missing:
         shown = ", ".join(f"{held!r:.60}" for held, _ in _texts(before.value)[:SHOWN])
-        message = f"no key {missing[0]!r:.200} in the outermost dictionary; it has {shown or 'none'}"
+        message = (
+            f"no key {missing[0]!r:.200} in the outermost dictionary; it has {shown or 'none'}"
+        )
         raise UsageError(message, where=where)
     traced = trace(pickle, where)
     cuts = _cuts(traced, before.value, frozenset(keys), where)
@@ -116,14 +118,15 @@ def _storage_keys(references: Sequence[Persistent]) -> list[str]:
     return [
         str(pid[2])
         for pid in pids
-        if type(pid) is tuple and len(pid) > 2 and pid[0] == "storage" and type(pid[2]) in (str, int)
+        if type(pid) is tuple
+        and len(pid) > 2
+        and pid[0] == "storage"
+        and type(pid[2]) in (str, int)
     ]
 
 
-def _cuts(
-    traced: Trace, root: Any, keys: Collection[str], where: str
-) -> list[tuple[int, int]]:
-    """Runs of bytes to leave out, ascending."""
+def _cuts(traced: Trace, root: Any, keys: Collection[str], where: str) -> list[tuple[int, int]]:
+    """Find the runs of bytes to leave out, ascending."""
     if sum(len(batch.pairs) for batch in traced.batches) != len(_pairs(root)):
         raise _refused("its outermost dictionary is not written as torch does", where)
     cuts: list[tuple[int, int]] = []
@@ -220,6 +223,8 @@ class _Surgery:
             if memo.code in GETS:
                 self._get(memo.index, memo.code, self.pickle[at : memo.stop])
             else:
+                if memo.index in self.numbers:  # a tuple that holds itself
+                    raise self._no("what it shares with the rest holds itself")
                 self.numbers[memo.index] = len(self.numbers) if self.counted else memo.index
                 self.out += self.pickle[at : memo.stop]
             return memo.stop

@@ -36,7 +36,10 @@ def same_without(old: Any, new: Any, keys: Collection[str]) -> bool:
         if type(mine) in (list, PDict, PSet, Call):
             pair = (id(mine), id(other))
             met = pair[0] in there or pair[1] in back
-            if there.setdefault(pair[0], pair[1]) != pair[1] or back.setdefault(*pair[::-1]) != pair[0]:
+            if (
+                there.setdefault(pair[0], pair[1]) != pair[1]
+                or back.setdefault(*pair[::-1]) != pair[0]
+            ):
                 return False
             if met:
                 continue

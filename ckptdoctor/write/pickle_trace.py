@@ -96,7 +96,7 @@ def steps(pickle: bytes, where: str) -> Iterator[tuple[int, int, Machine]]:
 
 
 def trace(pickle: bytes, where: str) -> Trace:
-    """Run a pickle and note which bytes make which value.
+    r"""Run a pickle and note which bytes make which value.
 
     Raises
     ------

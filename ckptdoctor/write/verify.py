@@ -11,10 +11,10 @@ import numpy as np
 from ..edits import Edit
 from ..errors import WriteError
 from ..sources import FileSource
-from ..tensors import TensorInfo, TensorTable
+from ..tensors import Array, TensorInfo, TensorTable
 from .windows import Window, windows_of
 
-__all__ = ["Mark", "check_bytes", "check_elements", "check_same_tables"]
+__all__ = ["Mark", "check_bytes", "check_elements", "check_same_tables", "elements"]
 
 _BLOCK = 1 << 20
 
@@ -95,6 +95,22 @@ def check_same_tables(before: TensorTable, after: TensorTable, gone: Sequence[st
 
 def _shape_of(info: TensorInfo) -> tuple[object, ...]:
     return (info.dtype, info.shape, info.role, info.encoding, info.strides, info.layer_name)
+
+
+def elements(table: TensorTable, name: str, indices: Array | None) -> Array:
+    """Read elements of a tensor by their flat indices; of all that are None, every one."""
+    info = table[name]
+    picked, start = [], 0
+    for block in table.blocks(info):
+        if indices is None:
+            picked.append(block)
+            continue
+        first, stop = np.searchsorted(indices, (start, start + block.size))
+        picked.append(block[indices[first:stop] - start])
+        start += block.size
+        if stop == indices.size:
+            break
+    return np.concatenate(picked) if picked else np.zeros(0, info.kind.numpy)
 
 
 def check_elements(table: TensorTable, edits: Iterable[Edit]) -> None:

@@ -1,0 +1,57 @@
+"""The ``repair`` command: options -> api -> report -> exit code, no logic."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from .api import repair
+from .config import find_settings, load_settings
+from .report.repair import render
+from .report.repair_json import outcome_json
+from .results import View
+from .terminal import ProgressLine, colored, is_terminal, put, width_of
+
+if TYPE_CHECKING:
+    from .wishes import RepairWish
+
+__all__ = ["run_repair"]
+
+_DONE, _REMAINDER = 0, 1
+
+
+def run_repair(wish: RepairWish) -> int:
+    """Repair one checkpoint, tell of it, and return the exit code.
+
+    Raises
+    ------
+    CkptDoctorError
+        If it was declined, or could not be done: nothing was changed then.
+    """
+    settings = find_settings() if wish.config is None else load_settings(wish.config)
+    line = ProgressLine(sys.stderr, enabled=not wish.quiet and is_terminal(sys.stderr))
+    phase = [""]
+
+    def note(what: str, done: int, total: int) -> None:
+        if phase[0] != what:
+            line.clear()
+            phase[0] = what
+            line.start(f"{what} {wish.path}")
+        line(done, total)
+
+    try:
+        outcome = repair(wish.path, config=settings, note=note, **wish.given)
+    finally:
+        line.clear()
+    stream = sys.stdout
+    if wish.format == "json":
+        put(stream, outcome_json(outcome))
+    else:
+        view = View(
+            width=width_of(stream),
+            encoding=getattr(stream, "encoding", None) or "utf-8",
+            color=colored(wish.color, stream),
+            quiet=wish.quiet,
+        )
+        put(stream, render(outcome, view))
+    return _DONE if outcome.done else _REMAINDER
