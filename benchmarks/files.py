@@ -51,8 +51,8 @@ def split(kind: str, nbytes: int) -> tuple[tuple[int, ...], Iterator[Array]]:
 CODES = {"f32": "F32", "nan": "F32", "f16": "F16", "bf16": "BF16"}
 
 
-def safetensors(path: Path, kind: str, nbytes: int) -> None:
-    """Write a single safetensors file."""
+def safetensors(path: Path, kind: str, nbytes: int, norm: dict[str, Array] | None = None) -> None:
+    """Write a single safetensors file, with a BatchNorm where one is given."""
     shape, tensors = split(kind, nbytes)
     header, start = {}, 0
     width = 2 if kind in ("f16", "bf16") else 4
@@ -65,9 +65,13 @@ def safetensors(path: Path, kind: str, nbytes: int) -> None:
             "data_offsets": offsets,
         }
         start += size
+    for name, array in (norm or {}).items():
+        offsets = [start, start + array.nbytes]
+        header[f"bn.{name}"] = {"dtype": "F32", "shape": array.shape, "data_offsets": offsets}
+        start += array.nbytes
     with path.open("wb") as file:
         write_header(file, header)
-        for tensor in tensors:
+        for tensor in (*tensors, *(norm or {}).values()):
             file.write(tensor.data)
 
 
@@ -117,7 +121,17 @@ def many_safetensors(path: Path, count: int) -> None:
         file.write(values("f32", count * SMALL_SHAPE[0]).data)
 
 
-def hdf5(path: Path, nbytes: int) -> None:
+def sick_norm() -> dict[str, Array]:
+    """BatchNorm of 512 channels whose statistics, 4 KiB, are NaN."""
+    fine, lost = np.linspace(0.5, 1.5, 512, dtype=np.float32), np.full(512, np.nan, np.float32)
+    return {"weight": fine, "bias": fine, "running_mean": lost, "running_var": lost}
+
+
+KERAS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean",
+         "running_var": "moving_variance"}  # fmt: skip
+
+
+def hdf5(path: Path, nbytes: int, *, sick: bool = False) -> None:
     """Write plain datasets in groups, as Keras lays weights out."""
     import h5py
 
@@ -130,6 +144,8 @@ def hdf5(path: Path, nbytes: int) -> None:
             group = file.create_group(name)
             group.attrs["weight_names"] = [f"{name}/kernel".encode()]
             group.create_dataset(f"{name}/kernel", data=tensor.reshape(shape))
+        for name, array in sick_norm().items() if sick else ():
+            file.create_dataset(f"bn/bn/{KERAS[name]}", data=array)
 
 
 def torch_zip(path: Path, arrays: Iterator[tuple[str, Array]]) -> None:
@@ -191,11 +207,13 @@ class _Pickler(pickle.Pickler):
 def main(kind: str, target: str, size: str) -> None:
     """Write one file; ``size`` counts bytes, or tensors for the ``many`` kinds."""
     path, amount = Path(target), int(size)
-    if kind == "h5":
-        hdf5(path, amount)
-    elif kind == "pt":
+    if kind in ("h5", "sick-h5"):
+        hdf5(path, amount, sick=kind != "h5")
+    elif kind in ("pt", "sick-pt"):
         shape, tensors = split("f32", amount)
-        torch_zip(path, ((f"layers.{i}.weight", t.reshape(shape)) for i, t in enumerate(tensors)))
+        named = [(f"layers.{i}.weight", t.reshape(shape)) for i, t in enumerate(tensors)]
+        norm = [(f"bn.{name}", array) for name, array in sick_norm().items()]
+        torch_zip(path, iter(named if kind == "pt" else [*named, *norm]))
     elif kind == "resnet":
         resnet(path, amount)
     elif kind == "many":
@@ -203,6 +221,8 @@ def main(kind: str, target: str, size: str) -> None:
     elif kind == "many-pt":
         row = values("f32", SMALL_SHAPE[0])
         torch_zip(path, ((f"encoder.block.{i}.layer.weight", row) for i in range(amount)))
+    elif kind == "sick-f32":
+        safetensors(path, "f32", amount, sick_norm())
     else:
         safetensors(path, kind, amount)
 

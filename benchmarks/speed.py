@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +51,11 @@ import torch
 for tensor in torch.load(sys.argv[1], weights_only=True).values():
     assert not (torch.isnan(tensor).any() or torch.isinf(tensor).any())
 """
+RESAVE_TORCH = """
+import sys
+import torch
+torch.save(torch.load(sys.argv[1], weights_only=True), sys.argv[2])
+"""
 READ_ONLY = """
 import sys
 from ckptdoctor.formats import open_path
@@ -83,6 +90,9 @@ class Row:
         the same command on another file.
     options
         Of ``ckptdoctor inspect``.
+    first
+        The command that is measured, in place of ``ckptdoctor inspect``; ``FILE`` and ``OUT`` are
+        replaced, in ``against`` too.
     needs
         A module or program without which the row is left out.
     """
@@ -97,6 +107,7 @@ class Row:
     against: Sequence[str]
     options: Sequence[str] = ("--quiet",)
     needs: str = ""
+    first: Sequence[str] = ()
 
 
 def ratio(found: Pairs) -> float:
@@ -126,6 +137,9 @@ def python(code: str, *arguments: str) -> tuple[str, ...]:
 
 PREAD = ("pread", "FILE")
 JSON = ("--format", "json")
+REPAIR = (sys.executable, "-m", "ckptdoctor", "repair", "FILE", "-o", "OUT", "--bn-reset",
+          "--force", "--quiet")  # fmt: skip
+COPY = ("sh", "-c", "cp FILE OUT.copy && sync OUT.copy")
 ROWS = (
     Row("f32", "float32 : pread in C", "f32", None, 4, "x", ratio, PREAD, needs="cc"),
     Row("pt", ".pt with CRCs : pread in C", "pt", None, 6, "x", ratio, PREAD, needs="cc"),
@@ -150,12 +164,18 @@ ROWS = (
     Row("many", "100,000 tensors, safetensors --quiet", "many", MANY, 6, "us", each, ("many:1",)),
     Row("many-json", "100,000 tensors, safetensors JSON", "many", MANY, 15, "us", each,
         ("many:1",), JSON),
+    *(Row(f"repair-{name}", f"repair of 4 KiB, {name} : cp and fsync", f"sick-{name}", None, 2, "x",
+          ratio, COPY, first=REPAIR) for name in ("f32", "pt", "h5")),
+    *(Row(f"repair-memory-{name}", f"peak memory of repair, {name} : imports", f"sick-{name}", None,
+          80, "MiB", memory, python(IMPORTS), first=REPAIR) for name in ("f32", "pt", "h5")),
+    Row("repair-torch", "repair of a .pt, faster than torch.load + save", "sick-pt", None, -5, "x",
+        inverse, python(RESAVE_TORCH, "FILE", "OUT.copy"), needs="torch", first=REPAIR),
     Row("many-pt", "100,000 tensors, .pt --quiet", "many-pt", MANY, 30, "us", each,
         ("many-pt:1",)),
 )  # fmt: skip
 
 
-SUFFIXES = {"pt": "pt", "many-pt": "pt", "h5": "h5"}
+SUFFIXES = {"pt": "pt", "many-pt": "pt", "h5": "h5", "sick-pt": "pt", "sick-h5": "h5"}
 
 
 class Files:
@@ -191,13 +211,28 @@ def measure(row: Row, files: Files, full: int, runs: int) -> float:
     size = full if row.size is None else row.size
     path = files.get(row.kind, size)
     inspect = (sys.executable, "-m", "ckptdoctor", "inspect")
-    other = tuple(path if part == "FILE" else part for part in row.against)
+    places = {"FILE": path, "OUT": f"{path}.out"}
+    other = placed(row.against, places)
     if other[0] == "pread":
         other = (compile_reader(files.folder), *other[1:])
     elif ":" in other[0]:
         kind, _, amount = other[0].partition(":")
         other = (*inspect, files.get(kind, int(amount or full)), *row.options)
-    return row.number(pairs((*inspect, path, *row.options), other, runs))
+    first = placed(row.first, places) or (*inspect, path, *row.options)
+
+    def tidy() -> None:
+        """Remove what the last command wrote, and let the disk come to rest."""
+        if row.first:
+            for written in (f"{path}.out", f"{path}.out.copy"):
+                Path(written).unlink(missing_ok=True)
+            os.sync()
+
+    return row.number(pairs(first, other, runs, tidy))
+
+
+def placed(words: Sequence[str], places: Mapping[str, str]) -> tuple[str, ...]:
+    """Words of a command with the paths in their places."""
+    return tuple(re.sub(r"\b(FILE|OUT)\b", lambda m: places[m[0]], word) for word in words)
 
 
 def lines(only: Sequence[str], full: int, runs: int) -> Iterator[tuple[str, bool]]:

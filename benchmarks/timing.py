@@ -6,7 +6,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Pairs", "Run", "pairs", "run"]
@@ -64,11 +64,20 @@ def run(command: Sequence[str]) -> Run:
     return Run(seconds, usage.ru_maxrss << 10)
 
 
-def pairs(first: Sequence[str], second: Sequence[str], count: int) -> Pairs:
-    """Run two commands in turns, after one turn that warms caches and is not counted."""
+def pairs(
+    first: Sequence[str],
+    second: Sequence[str],
+    count: int,
+    tidy: Callable[[], None] = lambda: None,
+) -> Pairs:
+    """Run two commands in turns, after one turn that warms caches and is not counted.
+
+    ``tidy`` is called before each, and not timed.
+    """
     results: tuple[list[Run], list[Run]] = ([], [])
     for turn in range(count + 1):
         for command, found in zip((first, second), results, strict=True):
+            tidy()
             result = run(command)
             if turn:
                 found.append(result)

@@ -143,7 +143,9 @@ REPAIR: dict[str, Any] = {
     ),
     "reinit": _option("Draw tensors anew, by their layer's own law or =LAW.", metavar="GLOB[=LAW]"),
     "seed": _option("Of --reinit.", metavar="N"),
-    "set": _option("A new value for a number, such as a learning rate.", metavar="NAME=VALUE"),
+    "set": _option(
+        "A new value for a number, such as a learning rate.", "--set", metavar="NAME=VALUE"
+    ),
     "drop_optimizer": _option("Leave the optimizer's state out.", "--drop-optimizer"),
     "allow": _option("The worst class of change that may be made unasked."),
     "write_plan": _option("Store the plan as JSON.", metavar="FILE"),

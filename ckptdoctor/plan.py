@@ -145,15 +145,20 @@ def _below(ailment: Ailment, names: Iterable[str]) -> bool:
     return ailment.info.path[0] in names
 
 
+_NOT_UNASKED = {
+    "destructive": "invents values, and is done only when asked for",
+    "statistical": "estimates what was there, which --allow lossless rules out",
+}
+
+
 def _not_allowed(remedy: Remedy, change: Change) -> Refusal:
     target = change.tensor if isinstance(change, Edit) else change.title
-    option = remedy.option or f"--allow {change.kind}"
     return Refusal(
         target=target,
-        reason=f"{change.title} is {change.kind}: it is done when asked for",
+        reason=f"{remedy.name} {_NOT_UNASKED[change.kind]}",
         remedy=remedy.name,
         codes=change.cures,
-        hint=option,
+        hint=remedy.option or f"--allow {change.kind}",
     )
 
 

@@ -89,7 +89,7 @@ def plan_from_json(text: str, where: str) -> RepairPlan:
     if type(schema) is int and schema > SCHEMA:
         message = f"expected a plan of schema {SCHEMA}, found {_shown(schema)}"
         raise UsageError(message, where=where, hint="update ckptdoctor, or make the plan anew")
-    fields = _checked(document, where, _HEAD)
+    fields = _checked(document, where, _HEAD, joint=":")
     if schema != SCHEMA:
         raise _wrong(f"schema {SCHEMA}", schema, f"{where}:schema")
     changes = tuple(
@@ -140,7 +140,11 @@ def _no_constant(name: str) -> Any:
 
 
 def _checked(
-    value: Any, where: str, required: Mapping[str, Any], optional: Mapping[str, Any] | None = None
+    value: Any,
+    where: str,
+    required: Mapping[str, Any],
+    optional: Mapping[str, Any] | None = None,
+    joint: str = ".",
 ) -> dict[str, Any]:
     """Return an object with exactly these fields, each of its type."""
     if not isinstance(value, dict):
@@ -153,7 +157,9 @@ def _checked(
     for name in required:
         if name not in value:
             raise UsageError(f"the key {name!r} is missing", where=where)
-    return {name: _typed(item, known[name], f"{where}.{name}") for name, item in value.items()}
+    return {
+        name: _typed(item, known[name], f"{where}{joint}{name}") for name, item in value.items()
+    }
 
 
 def _typed(value: Any, wanted: Any, where: str) -> Any:

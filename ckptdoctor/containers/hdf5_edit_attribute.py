@@ -15,7 +15,8 @@ from .hdf5_edit_worker import Declined, Inbox, Window, opened
 
 __all__ = ["attributes", "copy_attributes", "has_pointers", "set_attribute", "value_of"]
 
-_OLD_REFERENCES = (h5t.STD_REF_OBJ, h5t.STD_REF_DSETREG)
+_OLD_REFERENCE = 12
+"""Bytes of an address, or of a place in the heap; the references of HDF5 1.12 take 64."""
 
 
 def has_pointers(kind: Any) -> bool:
@@ -26,19 +27,26 @@ def has_pointers(kind: Any) -> bool:
     Declined
         For references of a kind that cannot be taken for plain bytes.
     """
-    if kind.detect_class(h5t.REFERENCE) and not any(map(kind.equal, _OLD_REFERENCES)):
-        raise Declined("unsupported", "references among other values")
-    return kind.detect_class(h5t.VLEN) or _has_text(kind)
+    leaves = [*_leaves(kind)]
+    if any(
+        each.get_class() == h5t.REFERENCE and each.get_size() > _OLD_REFERENCE for each in leaves
+    ):
+        raise Declined("unsupported", "references of a kind that h5py does not read")
+    return kind.detect_class(h5t.VLEN) or any(
+        each.get_class() == h5t.STRING and each.is_variable_str() for each in leaves
+    )
 
 
-def _has_text(kind: Any) -> bool:
-    """Whether there are strings of any length in it; HDF5 itself does not count them in."""
+def _leaves(kind: Any) -> Iterator[Any]:
+    """Types that a type is made of (HDF5 does not find strings of any length in others)."""
     group = kind.get_class()
-    if group == h5t.STRING:
-        return bool(kind.is_variable_str())
     if group == h5t.COMPOUND:
-        return any(_has_text(kind.get_member_type(i)) for i in range(kind.get_nmembers()))
-    return group == h5t.ARRAY and _has_text(kind.get_super())
+        for i in range(kind.get_nmembers()):
+            yield from _leaves(kind.get_member_type(i))
+    elif group in (h5t.ARRAY, h5t.VLEN):
+        yield from _leaves(kind.get_super())
+    else:
+        yield kind
 
 
 def attributes(thing: Any) -> Iterator[tuple[bytes, Any]]:

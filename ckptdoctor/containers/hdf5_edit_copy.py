@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from h5py import h5, h5d, h5f, h5g, h5l, h5o, h5p, h5t
+from h5py import h5d, h5f, h5g, h5l, h5o, h5p, h5t
 
 from .hdf5_describe import text_of
 from .hdf5_edit_attribute import attributes, copy_attributes
@@ -160,6 +160,6 @@ class _Copy:
 
 def _copy_facts(old: Any, new: Any) -> None:
     copy_attributes(old, new)
-    comment = h5o.get_comment(old)
+    comment = old.get_comment(b".")  # h5o.get_comment gives what lay in its buffer
     if comment:
-        h5o.set_comment(new, comment)
+        new.set_comment(b".", comment)

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 from .hdf5_process import _search_path
 
@@ -97,17 +97,19 @@ def run(
         assert process.stdout is not None
         try:
             clock.start()
-            process.stdin.write(len(text).to_bytes(8, "little") + text)
+            _send(process.stdin, len(text).to_bytes(8, "little") + text)
             for part in payload:
                 clock.stop()  # new values may take time to be made
                 for piece in part():
                     clock.start()
-                    process.stdin.write(piece)
+                    _send(process.stdin, piece)
             clock.start()
             process.stdin.close()
         except OSError:
             pass  # it has answered already, or ended
-        answer = process.stdout.read(_MAX_ANSWER)
+        answer = b""
+        while len(answer) < _MAX_ANSWER and (piece := process.stdout.read(_MAX_ANSWER)):
+            answer += piece
     if clock.rang:
         raise Lost("took too long")
     try:
@@ -149,12 +151,17 @@ def _started(fds: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
         )  # fmt: skip
     except OSError as error:
         raise Lost(f"could not be started: {error.strerror}") from None
-    try:
-        yield process
-    finally:
-        process.kill()
-        with contextlib.suppress(OSError):  # what was not sent any more
-            process.communicate()
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _send(pipe: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[pipe.write(view) :]
 
 
 class _Clock:
@@ -165,7 +172,7 @@ class _Clock:
         self.rang = False
         self.timer: threading.Timer | None = None
 
-    def __enter__(self) -> _Clock:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -143,7 +143,7 @@ class _Target:
         stored = 0
         for box in self.slabs():
             values = np.empty((math.prod(box[1]), self.size), np.uint8)
-            inbox.fill(memoryview(values).cast("B"))
+            inbox.fill(values.reshape(-1).data)
             self.store(box, self.as_stored(values.reshape(-1, self.itemsize)))
             stored += 1
         return stored
@@ -180,7 +180,8 @@ class _Target:
         at = np.stack(np.unravel_index(places, box[1])) + start
         chunk = np.array(self.chunk, np.int64)[:, None]
         numbers = at // chunk
-        ranks = np.unique(numbers, axis=1, return_inverse=True)[1].reshape(-1)
+        grid = [-(-s // c) for s, c in zip(self.shape, self.chunk, strict=True)]
+        ranks = np.ravel_multi_index(tuple(numbers), grid)
         order = np.argsort(ranks, kind="stable")
         groups = np.split(order, np.flatnonzero(np.diff(ranks[order])) + 1)
         for group in groups:

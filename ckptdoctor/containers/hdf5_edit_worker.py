@@ -71,20 +71,22 @@ class Window:
         return self.at
 
     def readinto(self, buffer: memoryview) -> int:
-        end = min(len(buffer), max(0, self.size - self.at))
+        view = memoryview(buffer)  # old versions of h5py have views of their own
+        end = min(len(view), max(0, self.size - self.at))
         done = 0
         while done < end:
-            got = _read_at(self.fd, self.base + self.at + done, buffer[done:end])
+            got = _read_at(self.fd, self.base + self.at + done, view[done:end])
             if not got:
                 break
             done += got
         # h5py does not look at what was returned: HDF5 must not see what lay in the buffer.
-        buffer[done:] = bytes(len(buffer) - done)
-        self.at += len(buffer)
+        view[done:] = bytes(len(view) - done)
+        self.at += len(view)
         return done
 
     def write(self, data: memoryview) -> int:
-        length, view = len(data), memoryview(data)
+        view = memoryview(data)
+        length = len(view)
         try:
             if not self.writable:
                 raise PermissionError(1, "opened for reading")
@@ -108,6 +110,11 @@ class Window:
 
     def flush(self) -> None:
         pass
+
+    def release(self) -> None:
+        """Touch the descriptor never again: HDF5 may close the file when its handles are collected."""
+        self.writable, self.size, self.fd = False, 0, -1
+        self.failed = self.failed or OSError("released")
 
     def check(self) -> None:
         """Raise `Declined` if a write failed."""
@@ -195,15 +202,23 @@ def _operations() -> Mapping[str, Operation]:
 
 def perform(windows: Sequence[Window], job: Mapping[str, Any], inbox: Inbox) -> dict[str, Any]:
     """Do one job and answer: ``{"done": ...}``, or ``{"error": text, "kind": ...}``."""
-    failed = [window for window in windows if window.writable]
+    try:
+        return _performed(windows, job, inbox)
+    finally:
+        for window in windows:
+            window.release()
+
+
+def _performed(windows: Sequence[Window], job: Mapping[str, Any], inbox: Inbox) -> dict[str, Any]:
+    written = [window for window in windows if window.writable]
     try:
         done = _operations()[job["verb"]](windows, job, inbox)
-        for window in failed:
+        for window in written:
             window.check()
     except MemoryError:
-        return {"error": "out of memory", "kind": "write" if failed else "damaged"}
+        return {"error": "out of memory", "kind": "write" if written else "damaged"}
     except Exception as error:  # noqa: BLE001  (h5py raises whatever HDF5's error class maps to)
-        for window in failed:
+        for window in written:
             if window.failed is not None:
                 reason = window.failed.strerror or str(window.failed)
                 return {"error": reason[:MAX_TEXT], "kind": "write"}

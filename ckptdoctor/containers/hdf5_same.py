@@ -18,7 +18,7 @@ from .hdf5_edit_process import File, Lost, run
 if TYPE_CHECKING:
     from ..tensors import Array
 
-    Edited = Mapping[tuple[str, ...], tuple[Array | None, int]]
+    Edited = Mapping[tuple[str, ...], Array | None]
 
 __all__ = ["same"]
 
@@ -41,8 +41,8 @@ def same(
     one, other
         The input, and what was made of it.
     edited
-        Elements that may differ, by the path of their dataset: flat indices, ascending (None for
-        all of them), and the bytes of one of the table's elements.
+        Elements that may differ, by the path of their dataset: flat indices, ascending; None for
+        all of them.
     without
         Paths of groups of ``one`` that must be gone in ``other``.
     attributes
@@ -84,9 +84,9 @@ def _compare(
         file, base = ground(source)
         files.append(File(file.fd, file.name, base, source.size))
     listed, payload, room = [], [], 0
-    for path, (indices, itemsize) in edited.items():
+    for path, indices in edited.items():
         count = -1 if indices is None else len(indices)
-        listed.append({"path": [*path], "itemsize": itemsize, "count": count})
+        listed.append({"path": [*path], "count": count})
         if indices is not None:
             payload.append(_Part(indices))
             room += 8 * count

@@ -264,7 +264,7 @@ def _initialiser(value: object) -> Any:
     config = settings_of(value)
     numbers = {key: _plain(config[key]) for key in _LAW_NUMBERS if key in config}
     numbers = {key: number for key, number in numbers.items() if number is not None}
-    return {"class_name": name, "config": numbers} if numbers else name
+    return {"class_name": name, **numbers} if numbers else name
 
 
 def _float(value: object) -> float | None:

@@ -91,7 +91,7 @@ class Checksum(Remedy):
             yield self._refuse(finding, "the archive has two members of this name")
             return
         checksum, actual = found[0], int(measured["found"])
-        if checksum.header < 0 or checksum.extent.source.sequential:
+        if checksum.extent.source.sequential:
             yield self._refuse(finding, "the data are compressed: which of their bits are wrong "
                                         "cannot be told")  # fmt: skip
             return
@@ -120,7 +120,9 @@ class Checksum(Remedy):
         place = _element(checksum, bit, infos)
         if place is None:
             where = f"bit {bit % 8} of byte {bit // 8:,} of {length:,}"
-            return self._refuse(finding, f"one flipped bit explains it, {where}, in no tensor")
+            return self._refuse(
+                finding, f"one flipped bit explains it, {where}, in no plain tensor"
+            )
         sick = [a for a in ailments if a.info.name == place.info.name and place.element in a.bad]
         odds = chance(length)
         if sick and _sound(place.after):
@@ -174,7 +176,7 @@ def _element(checksum: Stated, bit: int, infos: Iterable[TensorInfo]) -> _Place 
     source, start = _ground(checksum.extent.source, checksum.extent.offset)
     byte = start + bit // 8
     for info in infos:
-        if info.extent is None or info.encoding == "absent" or info.kind.bits < 8:
+        if info.extent is None or info.encoding != "plain" or info.kind.bits < 8:
             continue
         below, first = _ground(info.extent.source, info.extent.offset)
         if below is not source or not first <= byte < first + info.extent.length:
@@ -219,9 +221,9 @@ def index_of(info: TensorInfo, offset: int) -> int | None:
     if info.strides is None:
         return place if place < info.size else None
     found = [0] * len(info.shape)
-    axes = [axis for axis, extent in enumerate(info.shape) if extent > 1]
-    for axis in sorted(axes, key=lambda axis: -info.strides[axis] if info.strides else 0):
-        stride = info.strides[axis]
+    strides = info.strides
+    for axis in sorted(range(len(found)), key=strides.__getitem__, reverse=True):
+        stride = strides[axis]
         if stride > 0:
             found[axis] = min(place // stride, info.shape[axis] - 1)
             place -= found[axis] * stride
@@ -233,15 +235,14 @@ def index_of(info: TensorInfo, offset: int) -> int | None:
 def _sound(values: Array) -> bool:
     """Whether an element is a number; of types that NumPy cannot ask, nobody knows."""
     try:
-        return bool(np.isfinite(values).all())
+        with np.errstate(invalid="ignore"):  # a signalling NaN of ml_dtypes warns
+            return bool(np.isfinite(values).all())
     except TypeError:
         return False
 
 
 def _number(values: Array) -> str:
-    value = values[0]
-    return (
-        f"{float(value):.6g}"
-        if values.dtype.kind in "fV" and not values.dtype.names
-        else str(value)
-    )
+    if values.dtype.fields or values.dtype.kind not in "fV":
+        return str(values[0])
+    with np.errstate(invalid="ignore"):
+        return f"{float(values.astype(np.float64)[0]):.6g}"

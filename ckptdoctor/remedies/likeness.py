@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..tensors import Array, TensorInfo, TensorTable
+from .transfer import inflated
 
 __all__ = ["SAMPLED", "Likeness", "compare"]
 
@@ -80,7 +81,8 @@ def compare(
 
 
 def _comparable(info: TensorInfo) -> bool:
-    return info.encoding == "plain" and info.kind.kind == "float" and info.size > 0
+    plain = info.encoding == "plain" and info.kind.kind == "float" and info.size > 0
+    return plain and not inflated(info)
 
 
 def _share(sizes: list[int], total: int) -> int:

@@ -12,7 +12,9 @@ from ..layers import Layer
 from ..tensors import TensorInfo
 from .laws import LAWS, Law, law
 
-__all__ = ["config_law", "fans", "keras_layout", "own_law"]
+__all__ = ["STORED", "config_law", "fans", "keras_layout", "own_law"]
+
+STORED = "stored in the configuration"
 
 _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "gamma": ("gamma_initializer",),
@@ -62,16 +64,14 @@ def config_law(value: object) -> Law | None:
 
     Examples
     --------
-    >>> print(config_law({"class_name": "RandomNormal", "config": {"stddev": 0.02}}))
+    >>> print(config_law({"class_name": "RandomNormal", "stddev": 0.02}))
     normal(mean=0, std=0.02)
     >>> print(config_law("GlorotUniform"), config_law("mine>Fancy"))
     glorot_uniform(mode=fan_avg) None
     """
     numbers: Mapping[str, Any] = {}
     if isinstance(value, Mapping):
-        config = value.get("config")
-        numbers = config if isinstance(config, Mapping) else {}
-        value = value.get("class_name")
+        numbers, value = value, value.get("class_name")
     if not isinstance(value, str):
         return None
     name = re.sub("([a-z])([A-Z])", r"\1_\2", value).lower()
@@ -120,7 +120,7 @@ def own_law(layer: Layer, part: str) -> tuple[Law, str] | None:
             return None
         if part == "bias" and layer.kind == "recurrent" and _forgets(layer):
             found = law("unit_forget_bias") if found.name == "zeros" else None
-        return (found, "stored in the configuration") if found else None
+        return (found, STORED) if found else None
     keras = layer.keras
     default = _keras_default(layer, part) if keras else _torch_default(layer, part)
     return (default, "Keras' default" if keras else "torch's default") if default else None

@@ -225,6 +225,8 @@ def _cures(patient: Patient, info: TensorInfo, law: Law, known: Sequence[str]) -
     """Codes of the findings about a tensor that new values settle."""
     about = [f.code for f in patient.findings if f.tensor == info.name]
     settled = _CURED | (_CURED_IF_RANDOM if law.random else frozenset())
+    if law.name != "zeros":
+        settled |= {"WT011"}  # a gain of zero, too
     return tuple(dict.fromkeys([*known, *(code for code in about if code in settled)]))
 
 

@@ -73,12 +73,12 @@ class SetNumber(Remedy):
 
     def _number(self, patient: Patient, name: str, value: float) -> NumberEdit:
         before = patient.ctx.table.scalars[name]
-        if isinstance(before, float) and isinstance(value, int):
+        if isinstance(before, float):
             try:
                 value = float(value)
             except OverflowError:
                 raise UsageError(f"{shown(name)} cannot hold {shown(value)}") from None
-        elif isinstance(before, int) and isinstance(value, float) and value.is_integer():
+        elif as_float(value).is_integer():
             value = int(value)
         cures = _cures(patient, name)
         return NumberEdit(

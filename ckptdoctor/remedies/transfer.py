@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..tensors import BLOCK_BYTES, Array, TensorInfo, TensorTable
+from ..errors import FormatError
+from ..tensors import BLOCK_BYTES, MAX_EXPANSION, Array, TensorInfo, TensorTable
 
-__all__ = ["cast", "compatible", "pick", "sound", "whole", "whole_fault"]
+__all__ = ["cast", "compatible", "inflated", "pick", "sound", "whole", "whole_fault"]
 
 
 def pick(table: TensorTable, info: TensorInfo, indices: Array) -> Array:
@@ -22,10 +23,19 @@ def pick(table: TensorTable, info: TensorInfo, indices: Array) -> Array:
     array([2., 4.], dtype=float32)
     """
     taken = np.empty(indices.size, info.kind.numpy)
+    done = 0
     for start, block in _blocks_with(table, info, indices):
         low, high = np.searchsorted(indices, (start, start + block.size))
         taken[low:high] = block[indices[low:high] - start]
+        done = int(high)
+    _check_complete(table, info, done, indices.size)
     return taken
+
+
+def _check_complete(table: TensorTable, info: TensorInfo, found: int, expected: int) -> None:
+    if found != expected:
+        message = f"{info.name!r:.200} gave {found:,} of {expected:,} elements"
+        raise FormatError(message, where=table.path)
 
 
 def _blocks_with(
@@ -82,11 +92,20 @@ def compatible(info: TensorInfo, source: TensorInfo) -> str:
     """
     if source.encoding == "absent":
         return "it has no stored values there"
+    if inflated(info) or inflated(source):
+        return "it repeats a few stored values"
     if "plain" not in {info.encoding} & {source.encoding}:
         return f"its values are {_odd(info, source)}: the numbers mean something else in each file"
     if info.dtype != source.dtype and not info.kind.kind == source.kind.kind == "float":
         return f"it is {source.dtype} there, {info.dtype} here"
     return ""
+
+
+def inflated(info: TensorInfo) -> bool:
+    """Whether a view repeats its stored bytes so often that it must not be read whole."""
+    if info.strides is None or info.extent is None:
+        return False
+    return info.nbytes > MAX_EXPANSION * info.extent.length + 2**24
 
 
 def _odd(info: TensorInfo, source: TensorInfo) -> str:
@@ -100,8 +119,9 @@ def whole(table: TensorTable, source: TensorInfo, info: TensorInfo) -> Callable[
         made = np.empty(info.size, info.kind.numpy)
         start = 0
         for block in table.blocks(source):
-            made[start : start + block.size] = cast(block, info)
+            made[start : start + block.size] = cast(block[: info.size - start], info)
             start += block.size
+        _check_complete(table, source, start, info.size)
         return made
 
     return values

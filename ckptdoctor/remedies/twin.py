@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-import numpy as np
-
 from ..edits import Change, Class, Edit, Refusal, Remark
 from ..findings import Severity
 from ..rules.base import Context
 from ..rules.ema_copies import ema_copies
-from ..tensors import Array, TensorInfo
+from ..tensors import TensorInfo
 from .base import Ailment, Patient, Remedy
-from .donor import NEAR
+from .kinship import NEAR
 from .likeness import compare
 from .matching import stripped
 from .transfer import cast, compatible, pick, sound, whole, whole_fault
@@ -93,8 +91,8 @@ class Twin(Remedy):
         """Replace a copy that is finite and 100 times as large as the other: all of it."""
         table = patient.ctx.table
         for finding in patient.about("TS006"):
-            name, other = finding.tensor, finding.measured.get("copy")
-            if name not in table.infos or other not in table.infos:
+            name, other = finding.tensor, str(finding.measured.get("copy", ""))
+            if finding.severity < Severity.WARNING or not {name, other} <= table.infos.keys():
                 continue
             info, source = table[name], table[other]
             fault = compatible(info, source) or whole_fault(table, source, info)
@@ -109,7 +107,7 @@ class Twin(Remedy):
                 remedy=self.name,
                 kind="statistical",
                 cures=(finding.code,),
-                title=_title(info, source),
+                title=_title(source),
             )
 
 
@@ -125,7 +123,7 @@ def _absurd(patient: Patient, ailment: Ailment, copy: TensorInfo) -> str:
     return ""
 
 
-def _title(info: TensorInfo, source: TensorInfo) -> str:
+def _title(source: TensorInfo) -> str:
     if source.role == "ema":
         return f"as in its average {source.name!r:.120}: not the last weights, but their average"
     return f"as in the model's {source.name!r:.120}: the average goes on from there"
@@ -141,12 +139,12 @@ class _Copies:
         self._alike: dict[tuple[str, str], tuple[str, Class] | None] = {}
 
     def of(self, info: TensorInfo) -> list[_Copy]:
-        """Copies of one tensor, identical states first."""
+        """Return the copies of one tensor, identical states first."""
         found = [copy for copy in self._duplicates(info) if copy.info.role == info.role]
         found.sort(key=lambda copy: copy.kind != "lossless")
         sure = sum(copy.kind == "lossless" for copy in found)
         averages = [
-            _Copy(other, _title(info, other), "lossless")
+            _Copy(other, _title(other), "lossless")
             for other in map(self._ctx.table.__getitem__, self._average_of(info.name))
         ]
         return [*found[:sure], *averages, *found[sure:]]
@@ -174,7 +172,7 @@ class _Copies:
                 yield _Copy(other, told[0].format(name=f"{other.name!r:.120}"), told[1])
 
     def _told(self, ours: str, theirs: str) -> tuple[str, Class] | None:
-        """What two containers are to each other; None where not the same model."""
+        """Say what two containers are to each other; None where not the same model."""
         key = ours, theirs
         if key not in self._alike:
             self._alike[key] = self._compared(ours, theirs)

@@ -23,13 +23,16 @@ _CELL = 24
 _LAYER, _NAME = 24, 20
 """Columns of names that are worth more than another column."""
 _LEAST = 8
+_NAMES = 24
+"""Columns of two names at their least, and the gaps between: a narrow table has half of what is
+left for what was and half for what becomes."""
 _DIGITS = 16
 """Digits up to which a number is written out."""
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _COUNTED = re.compile(r"([0-9][0-9,]*) (\D.*)")
 _RANGE = re.compile(r"(\S+?)\.\.(\S+)")
-_KERAS_WORDS = {"mean": "moving_mean", "var": "moving_variance", "kernel": "kernel"}
+_KERAS_WORDS = {"mean": "moving_mean", "var": "moving_variance"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,16 +232,16 @@ def change_table(rows: Sequence[ChangeRow], width: int) -> Iterator[str]:
     columns = [c for c in _COLUMNS if any(cells[c.title])]
     for title, texts in cells.items():
         if title not in ("layer", "tensor"):
-            texts[:] = [shorten(text, _CELL) for text in texts]
+            most = min(_CELL, (width - _NAMES) // 2)
+            texts[:] = [shorten(text, most) for text in texts]
     longest = {t: max(map(len, (t, *texts)), default=0) for t, texts in cells.items()}
     longest["layer"] *= any(cells["layer"])
-    wanted = min(longest["layer"], _LAYER) + min(longest["tensor"], _NAME)
-    room = _room(columns, longest, width)
     # Where every change is by one remedy, the line below the table names it as well.
     kept = 1 + 2 * (len(set(cells["remedy"])) > 1)
-    while room < wanted and columns[-1].priority > kept:
-        columns.pop()
-        room = _room(columns, longest, width)
+    wanted = min(longest["layer"], _LAYER) + min(longest["tensor"], _NAME)
+    columns = _fitting(columns, longest, width, wanted, kept)
+    columns = _fitting(columns, longest, width, 2 * _LEAST, 0)
+    room = _room(columns, longest, width)
     name = max(_LEAST, min(longest["tensor"], max(room - longest["layer"], room // 2)))
     layer = max(_LEAST, min(longest["layer"], room - name))
     cells["tensor"] = [shorten(text, name) for text in cells["tensor"]]
@@ -254,6 +257,18 @@ def change_table(rows: Sequence[ChangeRow], width: int) -> Iterator[str]:
         colalign=["right" if c.right else "left" for c in columns],
     )
     return (line.rstrip() for line in text.split("\n"))
+
+
+def _fitting(
+    columns: list[_Column], longest: dict[str, int], width: int, wanted: int, kept: int
+) -> list[_Column]:
+    """Leave out columns of more than the priority ``kept`` until the names have what is wanted."""
+    while _room(columns, longest, width) < wanted:
+        last = max(c.priority for c in columns)
+        if last <= kept:
+            break
+        columns = [c for c in columns if c.priority < last]
+    return columns
 
 
 def _room(columns: Sequence[_Column], longest: dict[str, int], width: int) -> int:

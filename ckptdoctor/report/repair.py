@@ -24,9 +24,11 @@ _LABEL = 11
 _ROOM = " " * (len(INDENT) + _LABEL)
 _SHOWN = 5
 """Findings, refusals and the like of one list; the rest are counted."""
+_WARNINGS = 8
 _NAMES = 3
 """Names in one line."""
 _NAME_LIMIT = 60
+_TITLE_LIMIT = 200
 _TEXT_LIMIT = 700
 """Characters of one text: names in it may be as long as the file."""
 _OPTION = re.compile(r"--?[a-z]")
@@ -34,7 +36,7 @@ _OPTION = re.compile(r"--?[a-z]")
 _CLASSES = {
     "lossless": "the same model, or a file that could not be used",
     "statistical": "an estimate of what was there",
-    "destructive": "it invents values",
+    "destructive": "values are invented or gone",
 }
 
 
@@ -53,10 +55,9 @@ def _refusal(outcome: Outcome, error: ErrorInfo) -> str:
     kind = f"{error.type}: " if error.bug else ""
     known = not error.where or error.where == outcome.file
     where = "" if known else f" (at {place(error.where, outcome.file)})"
-    hint = f"; {error.hint}" if error.hint else ""
-    return f"{display(outcome.file)}: not repaired: {kind}{_clean(error.message)}{where}" + _clean(
-        hint
-    )
+    hint = f"; {_clean(error.hint)}" if error.hint else ""
+    file, message = display(outcome.file), _clean(error.message)
+    return f"{file}: not repaired: {kind}{message}{where}{hint}"
 
 
 def _head(outcome: Outcome, view: View) -> Iterator[str]:
@@ -94,8 +95,7 @@ def _advice(outcome: Outcome, view: View) -> Iterator[str]:
     yield from _list("remedy", _remedies(plan.changes), view)
     yield from _list("shared", _shared(outcome), view)
     yield from _list("donor", outcome.donor, view)
-    for warning in dict.fromkeys(plan.warnings):
-        yield from labelled("warning", _clean(warning), view, _LABEL, "warning")
+    yield from _warnings(tuple(dict.fromkeys(plan.warnings)), view)
     groups: dict[tuple[str, str], list[Refusal]] = {}
     for refusal in plan.refusals:
         same = "" if _options(refusal.hint, view) else refusal.reason
@@ -107,6 +107,15 @@ def _advice(outcome: Outcome, view: View) -> Iterator[str]:
         yield from labelled("left alone", f"{rest:,} more: --format json", view, _LABEL)
 
 
+def _warnings(texts: Sequence[str], view: View) -> Iterator[str]:
+    """Each under a label of its own: none must look like a part of another."""
+    for text in texts[:_WARNINGS]:
+        yield from labelled("warning", _clean(text), view, _LABEL, "warning")
+    if len(texts) > _WARNINGS:
+        more = f"{len(texts) - _WARNINGS:,} more: --format json"
+        yield from labelled("warning", more, view, _LABEL, "warning")
+
+
 def _remedies(changes: Iterable[Change]) -> list[str]:
     """Each remedy with its class, what that means, and what it does."""
     titles: dict[tuple[str, str], dict[str, None]] = {}
@@ -116,7 +125,7 @@ def _remedies(changes: Iterable[Change]) -> list[str]:
         titles.setdefault(key, {})[change.title] = None
         cures.setdefault(key, {}).update(dict.fromkeys(change.cures))
     return [
-        f"{remedy}, {kind} ({_CLASSES[kind]}): {_some(titles[remedy, kind], '; ')}"
+        f"{remedy}, {kind} ({_CLASSES[kind]}): {_some(titles[remedy, kind], '; ', _TITLE_LIMIT)}"
         + (f"; against {', '.join(sorted(cures[remedy, kind]))}" if cures[remedy, kind] else "")
         for remedy, kind in titles
     ]
@@ -139,7 +148,8 @@ def _refused(group: Sequence[Refusal], outcome: Outcome, view: View) -> Iterator
     first, table = group[0], outcome.before.table if outcome.before is not None else None
     layers = dict.fromkeys(layer_of(refusal.target, table) or refusal.target for refusal in group)
     text = "; ".join(dict.fromkeys(_clean(refusal.reason) for refusal in group[:_NAMES]))
-    if not text.startswith((_name(first.target), *map(_name, layers))):
+    names = {first.target, *layers} - {""}
+    if names and not text.startswith(tuple(f"{_name(name)} " for name in names)):
         text = f"{_some(layers if len(group) > 1 else [first.target], ', ')}: {text}"
     options = _options(first.hint, view)
     if first.hint and not options:
@@ -152,7 +162,7 @@ def _refused(group: Sequence[Refusal], outcome: Outcome, view: View) -> Iterator
 def _options(hint: str, view: View) -> str:
     """Options that can be pasted, each word quoted anew: names in them may hold anything."""
     try:
-        words = shlex.split(hint)
+        words = shlex.split(hint) if len(hint) <= _TEXT_LIMIT else []
     except ValueError:  # a quote without its other half
         return ""
     if not words or not _OPTION.match(words[0]):
@@ -261,9 +271,9 @@ def _list(label: str, texts: Sequence[str], view: View) -> Iterator[str]:
         )
 
 
-def _some(names: Iterable[str], joint: str) -> str:
+def _some(names: Iterable[str], joint: str, limit: int = _NAME_LIMIT) -> str:
     """Join the first of several names or texts, and count the rest."""
-    listed = [_name(name) for name in names]
+    listed = [shorten(display(name), limit) for name in names]
     if len(listed) > _NAMES + 1:
         listed[_NAMES:] = [f"{len(listed) - _NAMES:,} more"]
     return joint.join(listed)

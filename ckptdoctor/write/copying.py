@@ -12,7 +12,7 @@ from ..sources import FileSource
 
 __all__ = ["check_space", "copy_file"]
 
-_CHUNK = 1 << 26
+_CHUNK = 1 << 28
 _BUFFER = 1 << 20
 _FICLONE = 0x40049409
 _NOT_HERE = frozenset(

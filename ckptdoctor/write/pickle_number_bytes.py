@@ -5,18 +5,30 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-__all__ = ["FLOATS", "INTEGERS", "TRUTHS", "Holder", "alike", "holders", "range_of", "rewritten"]
+__all__ = [
+    "FLOATS",
+    "HOLDING",
+    "INTEGERS",
+    "TRUTHS",
+    "Holder",
+    "alike",
+    "holders",
+    "range_of",
+    "rewritten",
+]
 
 FLOATS: Final = b"GF"
 INTEGERS: Final = b"KMJ\x8a\x8bIL"
 TRUTHS: Final = b"\x88\x89I"
 _BYTES: Final = b"CX"
 """What NumPy scalars are made of: bytes, or in protocol 2 text that is encoded back."""
+HOLDING: Final = frozenset(FLOATS + INTEGERS + TRUTHS + _BYTES)
+"""Opcodes that can hold a number."""
 _WIDTHS: Final = {ord("K"): (1, False), ord("M"): (2, False), ord("J"): (4, True)}
 _KINDS: Final = {
     FLOATS: ("f8", "f4", "f2"),
@@ -37,31 +49,25 @@ class Holder(NamedTuple):
     dtype: str = ""
 
 
-def holders(
-    kinds: bytes, at: int, code: int, raw: bytes, top: Sequence[Any], value: float
-) -> Iterator[Holder]:
+def holders(kinds: bytes, at: int, raw: bytes, top: Any, value: float) -> Iterator[Holder]:
     """Give the opcode if it holds this value.
 
     Parameters
     ----------
     kinds
         `FLOATS`, `INTEGERS` or `TRUTHS`.
-    at, code, raw
-        Its offset, its byte, and all of its bytes.
+    at, raw
+        Its offset, and all of its bytes.
     top
         What it put on the stack.
     """
-    if code in kinds and top and alike(top[0], value):
+    if raw[0] in kinds and alike(top, value):
         yield Holder(at, raw, value)
-    elif code in _BYTES and raw:
+    elif raw[0] in _BYTES:
         stored = _payload(raw)
-        for dtype in _KINDS[kinds]:
-            for order in "<>":
-                if len(stored) == int(dtype[1]) and alike(
-                    np.frombuffer(stored, order + dtype)[0].item(), value
-                ):
-                    yield Holder(at, raw, value, order + dtype)
-                    return
+        dtypes = [o + kind for kind in _KINDS[kinds] for o in "<>" if len(stored) == int(kind[1])]
+        fitting = (d for d in dtypes if alike(np.frombuffer(stored, d)[0].item(), value))
+        yield from (Holder(at, raw, value, dtype) for dtype in [*fitting][:1])
 
 
 def alike(mine: Any, other: Any) -> bool:
@@ -125,10 +131,12 @@ def _numpy(holder: Holder, value: float) -> bytes | None:
     if dtype.kind != "f" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
         return None
     with np.errstate(over="ignore"):
-        stored = np.array(value, dtype).tobytes()
+        stored = np.array(value, dtype)
+    if math.isfinite(value) and not np.isfinite(stored):
+        return None
     if holder.raw[:1] == b"C":
-        return holder.raw[:2] + stored
-    return holder.raw[:5] + stored.decode("latin-1").encode()
+        return holder.raw[:2] + stored.tobytes()
+    return holder.raw[:5] + stored.tobytes().decode("latin-1").encode()
 
 
 def _truth(raw: bytes, *, truth: bool) -> bytes:
@@ -149,6 +157,8 @@ def _integer(raw: bytes, value: int) -> bytes | None:
     if not width:
         head = 2 if code == 0x8A else 5
         width = len(raw) - head
+    if not width:
+        return None
     try:
         return raw[:head] + value.to_bytes(width, "little", signed=signed)
     except OverflowError:

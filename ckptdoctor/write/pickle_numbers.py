@@ -15,6 +15,7 @@ from ..formats.zip_kinds import find_top
 from ..tensors import TensorTable
 from .pickle_number_bytes import (
     FLOATS,
+    HOLDING,
     INTEGERS,
     TRUTHS,
     Holder,
@@ -32,6 +33,10 @@ Scalars = Callable[[bytes], Mapping[str, float | int]]
 
 MAX_READS: Final = 200
 """Finding one of a million takes 20; more only where numbers in question are keys as well."""
+
+
+MAX_OPCODE: Final = 300
+"""Bytes of an opcode that holds a number: a LONG1 has 257 at most."""
 
 
 class NumberPatch(NamedTuple):
@@ -190,7 +195,7 @@ def _checked(value: float, now: float, name: str) -> float | int:
         except OverflowError:
             message = f"the value for {name!r:.200} is beyond the range of a float"
             raise UnsupportedError(message) from None
-    if isinstance(value, float):
+    if not isinstance(value, int):
         message = (
             f"{name!r:.200} is stored as a whole number ({_shown(now)}), found {_shown(value)}"
         )
@@ -212,7 +217,10 @@ class _Search:
         self.before = scalars(pickle)
         self.reads = 0
         if name not in self.before:
-            raise UsageError(f"no number {name!r:.200} in the checkpoint")
+            last = name.rpartition(".")[2]
+            like = [n for n in self.before if n.rpartition(".")[2] == last][:3]
+            hint = f"it has {', '.join(f'{n!r:.100}' for n in like)}" if like else ""
+            raise UsageError(f"no number {name!r:.200} in the checkpoint", hint=hint)
         self.now = self.before[name]
 
     def find(self) -> Holder:
@@ -233,8 +241,9 @@ class _Search:
         kinds = TRUTHS if isinstance(self.now, bool) else INTEGERS
         kinds = FLOATS if isinstance(self.now, float) else kinds
         for at, code, machine in steps(self.pickle, "pickle"):
-            raw = self.pickle[at : machine.pos] if machine.pos - at <= 300 else b""
-            yield from holders(kinds, at, code, raw, machine.stack[-1:], self.now)
+            if code in HOLDING and machine.pos - at <= MAX_OPCODE:
+                raw = self.pickle[at : machine.pos]
+                yield from holders(kinds, at, raw, machine.stack[-1], self.now)
 
     def _narrow(self, group: Sequence[Holder], *, certain: bool) -> Holder | None:
         """Find the number among these opcodes; ``certain`` where it must be one of them."""
