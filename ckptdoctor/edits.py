@@ -67,6 +67,11 @@ class Edit(_Change):
     indices: Array | None
     values: Array | Callable[[], Array]
 
+    @property
+    def mends(self) -> bool:
+        """Whether it brings the data back to what a stated checksum says of them."""
+        return self.remedy == "checksum"
+
     def after(self) -> Array:
         """Make the new values, flat."""
         made = self.values() if callable(self.values) else self.values

@@ -119,7 +119,7 @@ def _rewritten(
             yield Rewritten(input=before, output=after, values=values, moved=written.moved)
         else:
             cut = _cut(source, after.size)
-            runs = (tuple(window) for window in windows(source, table, edits))
+            runs = (tuple(window) for window in windows(source, table, edits, plan.changes))
             yield Rewritten(input=before, output=after, runs=_chain(runs, cut))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from .edits import CLASSES, Change, Edit, Refusal, Remark, Removal, RepairPlan
+from .edits import CLASSES, Change, Edit, Refusal, Remark, Removal, RepairPlan, Restamp
 from .errors import UsageError
+from .findings import Severity
 from .hints import suggestion
 from .remedies import LADDER
 from .remedies.ailments import ailments_of
@@ -138,7 +139,29 @@ class _Planner:
             for ailment in self._open:
                 if ailment.info.name not in told:
                     kept[ailment.info.name, ""] = _untreated(ailment)
+                    told.add(ailment.info.name)
+            for refusal in self._unknown(told):
+                kept[refusal.target, ""] = refusal
         self.refusals = list(kept.values())
+
+    def _unknown(self, told: set[str]) -> Iterator[Refusal]:
+        """Errors that no remedy knows."""
+        cured = {
+            (code, change.tensor if isinstance(change, Edit) else "")
+            for change in self.changes
+            for code in change.cures
+        }
+        codes = {code for code, _ in cured}
+        for finding in self._patient.findings:
+            target = finding.tensor or finding.where
+            if finding.severity < Severity.ERROR or target in told:
+                continue
+            if (finding.code, finding.tensor) in cured or (
+                not finding.tensor and finding.code in codes
+            ):
+                continue
+            reason = f"no remedy is known for {finding.name}"
+            yield Refusal(target=target, reason=reason, codes=(finding.code,))
 
 
 def _below(ailment: Ailment, names: Iterable[str]) -> bool:
@@ -153,6 +176,8 @@ _NOT_UNASKED = {
 
 def _not_allowed(remedy: Remedy, change: Change) -> Refusal:
     target = change.tensor if isinstance(change, Edit) else change.title
+    if isinstance(change, Restamp):
+        target = change.where
     return Refusal(
         target=target,
         reason=f"{remedy.name} {_NOT_UNASKED[change.kind]}",

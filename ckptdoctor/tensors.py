@@ -196,6 +196,8 @@ class TensorTable(Mapping[str, TensorInfo]):
         What the adapter noticed while reading: CK001 to CK006.
     checksums
         Runs of bytes whose CRC-32 the container states and nobody has checked yet.
+    enclosing
+        Checksums of archives around those: they cover the same bytes again, and are not checked.
     decoder
         Source of values for tensors without an extent.
     files
@@ -216,6 +218,7 @@ class TensorTable(Mapping[str, TensorInfo]):
     layers: Mapping[str, LayerConfig] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     checksums: tuple[Checksum, ...] = ()
+    enclosing: tuple[Checksum, ...] = ()
     decoder: Decoder | None = None
     files: tuple[FileSource, ...] = ()
 

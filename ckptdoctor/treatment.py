@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .diagnose import Judgement, diagnose
-from .edits import Edit, NumberEdit, RepairPlan
+from .edits import Change, Edit, NumberEdit, Removal, RepairPlan, Restamp
 from .errors import CkptDoctorError
-from .findings import Severity
+from .findings import Finding, Severity
 from .formats import open_path
 from .formats.base import ReadOptions
 from .measure.scan import Measured, measure
@@ -201,20 +201,32 @@ def _weighed(outcome: Outcome, plan: RepairPlan) -> Outcome:
     before, after = outcome.before, outcome.after
     if before is None or after is None:
         return outcome
-    left = {(finding.code, finding.tensor) for finding in after.findings}
-    meant = {
-        (code, change.tensor if isinstance(change, Edit) else change.name)
-        for change in plan.changes
-        if isinstance(change, Edit | NumberEdit)
-        for code in change.cures
-    }
-    treated = [f for f in before.findings if (f.code, f.tensor) in meant]
+    left = {_key(finding) for finding in after.findings}
+    treated = [f for f in before.findings if any(_cures(change, f) for change in plan.changes)]
     return replace(
         outcome,
-        cured=tuple(f for f in treated if (f.code, f.tensor) not in left),
-        uncured=tuple(f for f in treated if (f.code, f.tensor) in left),
+        cured=tuple(f for f in treated if _key(f) not in left),
+        uncured=tuple(f for f in treated if _key(f) in left),
         remaining=tuple(f for f in after.findings if f.severity > Severity.NOTE),
     )
+
+
+def _key(finding: Finding) -> tuple[str, str]:
+    """Tell a finding in two files: bytes may have moved, and messages hold the path."""
+    return finding.code, finding.tensor or finding.where.partition(":")[2]
+
+
+def _cures(change: Change, finding: Finding) -> bool:
+    """Whether a change was to cure a finding."""
+    if finding.code not in change.cures:
+        return False
+    if isinstance(change, Edit):
+        return finding.tensor == change.tensor
+    if isinstance(change, NumberEdit):
+        return finding.tensor == change.name
+    if isinstance(change, Restamp):
+        return finding.where == change.where
+    return isinstance(change, Removal) or "end" in finding.measured
 
 
 # --- what the plan's table shows ------------------------------------------------------------------

@@ -164,6 +164,8 @@ class _Comparison:
                 values = [_named(_read_objects(each, box), each) for each in (one, other)]
                 _expect(_alike(*values), path, "holds other values")
             return
+        if row["layout"] == "contiguous" and row["offset"] is other.get_offset() is None:
+            return  # never written: as many fill values as it pleased somebody to declare
         chunked = row["layout"] == "chunked"
         itemsize = row["itemsize"]
         if row["dtype"] in ("opaque", "string") and itemsize > MAX_OPAQUE:
@@ -210,8 +212,8 @@ def _written(dataset: Any, rank: int) -> Indices:
     else:  # h5py built with an HDF5 before 1.12.3
         for i in range(dataset.get_num_chunks()):
             found.extend(dataset.get_chunk_info(i).chunk_offset)
-    starts: Indices = np.array(found, np.int64)
-    return starts.reshape(-1, rank)
+    starts: Indices = np.array(found, np.int64).reshape(-1, rank)
+    return starts
 
 
 def _same_stored(one: Any, other: Any, start: tuple[int, ...]) -> bool:

@@ -71,6 +71,7 @@ class KerasZip:
             layers=config.layers,
             findings=(*archive.findings, *read.findings),
             checksums=tuple(read.checksums),
+            enclosing=tuple(read.enclosing),
             decoder=read.decoder,
             files=(source, *read.files),
         )
@@ -86,6 +87,7 @@ class _Read:
         self.scalars: dict[str, float | int] = {}
         self.findings: list[Finding] = []
         self.checksums: list[Checksum] = []
+        self.enclosing: list[Checksum] = []
         self.decoder: Decoder | None = None
         self.files: list[FileSource] = []
 
@@ -173,6 +175,7 @@ class _Read:
         outer = len(self.checksums)
         inner = read_archive(self._weights(member))
         contents = read_npz(inner, keras=True)
+        self.enclosing = self.checksums[outer:]
         del self.checksums[outer:]  # the inner checksums cover the same bytes
         self.infos = name_layers(contents.infos.values(), {}, config)
         self.checksums += contents.checksums

@@ -13,7 +13,7 @@ from ..rules.optimizer_slots import is_second_moment
 from ..tensors import Array, TensorInfo
 from .base import Ailment, Patient
 
-__all__ = ["BN_CODES", "ailments_of"]
+__all__ = ["BN_CODES", "ailments_of", "spikes_of"]
 
 BN_CODES = ("BN001", "BN002", "BN003", "BN004", "BN006", "BN009")
 """Findings about running statistics whose channels other statistics can cure."""
@@ -35,7 +35,7 @@ def ailments_of(patient: Patient) -> list[Ailment]:
 
     Notes are no ailments, and of the warnings only those that something can be done about.
     """
-    found = [*_batchnorms(patient), *_values(patient)]
+    found = [*_batchnorms(patient), *_values(patient), *spikes_of(patient)]
     rows = {name: row for row, name in enumerate(patient.ctx.table.infos)}
     return sorted(found, key=lambda ailment: rows[ailment.info.name])
 
@@ -173,6 +173,28 @@ def _values(patient: Patient) -> Iterator[Ailment]:
             yield Ailment(
                 info=info, layer=layer, part=part, bad=bad, codes=tuple(dict.fromkeys(about))
             )
+
+
+def spikes_of(patient: Patient) -> Iterator[Ailment]:
+    """Single weights that WT004 found, as ailments; of shared memory under its first name."""
+    seen = set()
+    for finding in patient.about("WT004"):
+        info = patient.ctx.table.infos.get(finding.tensor)
+        if info is None or finding.severity <= Severity.NOTE:
+            continue
+        memory = info if info.extent is None else (info.extent, info.dtype, info.strides)
+        if memory in seen:
+            continue
+        seen.add(memory)
+        layer = patient.ctx.layers.of(info.name)
+        at = [np.ravel_multi_index(place, info.shape) for place in finding.measured["index"]]
+        yield Ailment(
+            info=info,
+            layer=layer,
+            part=patient.ctx.layers.part_of(info.name) if layer is not None else "",
+            bad=np.array(sorted(at), np.int64),
+            codes=("WT004",),
+        )
 
 
 def _bad_elements(patient: Patient, info: TensorInfo, *, negative: bool) -> Array:

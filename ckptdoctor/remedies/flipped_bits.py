@@ -11,11 +11,10 @@ import numpy as np
 from ..dtypes import DType
 from ..edits import Change, Class, Edit, Refusal
 from ..errors import CkptDoctorError
-from ..findings import Severity
 from ..tensors import Array
 from .base import Ailment, Patient, Remedy
 
-__all__ = ["FlippedBits", "Layout", "Ordinary", "spikes_of"]
+__all__ = ["FlippedBits", "Layout", "Ordinary"]
 
 FEW = 3
 """Elements of one tensor: more are a pattern, not an accident."""
@@ -109,28 +108,6 @@ def _candidate(ailment: Ailment) -> bool:
         and info.role in _ROLES
         and not ailment.suspected
     )
-
-
-def spikes_of(patient: Patient) -> Iterator[Ailment]:
-    """Single weights that WT004 found, as ailments; of shared memory under its first name."""
-    seen = set()
-    for finding in patient.about("WT004"):
-        info = patient.ctx.table.infos.get(finding.tensor)
-        if info is None or finding.severity <= Severity.NOTE:
-            continue
-        memory = info if info.extent is None else (info.extent, info.dtype, info.strides)
-        if memory in seen:
-            continue
-        seen.add(memory)
-        layer = patient.ctx.layers.of(info.name)
-        at = [np.ravel_multi_index(place, info.shape) for place in finding.measured["index"]]
-        yield Ailment(
-            info=info,
-            layer=layer,
-            part=patient.ctx.layers.part_of(info.name) if layer is not None else "",
-            bad=np.array(sorted(at), np.int64),
-            codes=("WT004",),
-        )
 
 
 def _shared(ailment: Ailment, ailments: Sequence[Ailment]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..edits import Change, Refusal
+from ..shell import quoted
 from .base import Ailment, Patient, Remedy
 
 __all__ = ["LoopState"]
@@ -41,5 +42,5 @@ class LoopState(Remedy):
                 target=finding.tensor,
                 reason=reason,
                 codes=(finding.code,),
-                hint=f"--set {finding.tensor[:100]!r}=NUMBER" if nan else "",
+                hint=f"--set {quoted(finding.tensor[:100] + '=NUMBER')}" if nan else "",
             )

@@ -11,6 +11,7 @@ import numpy as np
 from ..edits import Change, Edit, Refusal
 from ..rules.optimizer_slots import numbered_variables, second_moments
 from ..rules.training_state import groups_of, infos_of, is_finite
+from ..shell import quoted
 from ..tensors import TensorInfo
 from .base import Ailment, Patient, Remedy
 
@@ -104,7 +105,9 @@ class OptimizerState(Remedy):
             reason = _no_moment(ailment.info) if slot is None else slots.refused(slot)
             if reason or slot is None:
                 hint = (
-                    f"--set {ailment.info.name[:100]!r}=NUMBER" if ailment.info.size == 1 else _DROP
+                    f"--set {quoted(ailment.info.name[:100] + '=NUMBER')}"
+                    if ailment.info.size == 1
+                    else _DROP
                 )
                 yield self.refusal(ailment.info.name, reason, ailment.codes, hint)
             else:
@@ -141,7 +144,7 @@ class OptimizerState(Remedy):
             value = patient.ctx.table.scalars.get(name)
             if value is not None and not is_finite(value) and name not in patient.orders.numbers:
                 reason = "is a setting or a counter, and nothing in the file says what it was"
-                hint = f"--set {name[:100]!r}=NUMBER"
+                hint = f"--set {quoted(name[:100] + '=NUMBER')}"
                 yield Refusal(target=name, reason=reason, codes=(finding.code,), hint=hint)
 
 

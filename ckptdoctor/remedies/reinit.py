@@ -16,6 +16,7 @@ from ..errors import UsageError
 from ..hints import shown, suggestion
 from ..layers import Layer
 from ..rules.ema_copies import ema_copies
+from ..shell import quoted
 from ..tensors import Array, TensorInfo
 from .base import Ailment, Orders, Patient, Remedy
 from .laws import Law, draw, generator, parse_order, reach, spread
@@ -109,7 +110,7 @@ _NO_LAW = "no law is known for it"
 def _hint(info: TensorInfo, why: str) -> str:
     if info.role == "optimizer":
         return "--drop-optimizer"
-    return f"--reinit {info.name[:100]!r}=LAW" if why == _NO_LAW else ""
+    return f"--reinit {quoted(info.name[:100] + '=LAW')}" if why == _NO_LAW else ""
 
 
 def _wanted(patient: Patient) -> dict[str, Law | None]:

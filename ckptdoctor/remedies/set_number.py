@@ -11,6 +11,7 @@ from ..edits import Change, Class, Edit, NumberEdit, Refusal
 from ..errors import UsageError
 from ..hints import shown, suggestion
 from ..rules.training_state import as_float
+from ..shell import quoted
 from ..tensors import TensorInfo
 from .base import Ailment, Orders, Patient, Remedy
 from .reinit import fits
@@ -66,7 +67,7 @@ class SetNumber(Remedy):
         for finding in patient.about("TS003", "TS004"):
             if finding.tensor not in patient.orders.numbers:
                 reason = "is a setting, and nothing in the file says what it should be"
-                hint = f"--set {finding.tensor[:100]!r}=NUMBER"
+                hint = f"--set {quoted(finding.tensor[:100] + '=NUMBER')}"
                 yield Refusal(
                     target=finding.tensor, reason=reason, codes=(finding.code,), hint=hint
                 )

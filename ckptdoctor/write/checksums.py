@@ -10,13 +10,13 @@ from __future__ import annotations
 import bisect
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from ..measure.crc import shift
 from ..sources import FileSource
-from ..tensors import Checksum, TensorTable
+from ..tensors import Checksum
 from .windows import Window, locate
 from .zip_fields import crc_fields
 
@@ -28,13 +28,13 @@ class Checksums:
 
     Parameters
     ----------
-    table
-        Its checksums that cover stored bytes of ``file`` are looked after.
+    stated
+        Those that cover stored bytes of ``file`` are looked after.
     """
 
-    def __init__(self, table: TensorTable, file: FileSource) -> None:
+    def __init__(self, stated: Iterable[Checksum], file: FileSource) -> None:
         runs = []
-        for checksum in table.checksums:
+        for checksum in stated:
             found = locate(checksum.extent.source, checksum.extent.offset)
             if found is not None and found[0] is file and checksum.header >= 0:
                 runs.append((found[1], found[1] + checksum.extent.length, checksum))
@@ -42,6 +42,7 @@ class Checksums:
         self._starts = [run[0] for run in runs]
         self._runs = runs
         self._changes: dict[int, int] = {}
+        self._restated: set[int] = set()
 
     def note(self, window: Window) -> None:
         """Take a change into account."""
@@ -57,17 +58,37 @@ class Checksums:
         moved = shift(plain, stop - window.offset - len(difference))
         self._changes[index] = self._changes.get(index, 0) ^ moved
 
+    def restate(self, where: str) -> None:
+        """State the checksum of a member anew, from its data."""
+        for index, (_, _, checksum) in enumerate(self._runs):
+            if checksum.where == where:
+                apart = checksum.crc32 ^ _actual(checksum)
+                self._changes[index] = self._changes.get(index, 0) ^ apart
+                self._restated.add(index)
+
     def windows(self) -> Iterator[Window]:
-        """Bytes of the archive that state the checksums that changed."""
+        """Yield the bytes of the archive that state the checksums that changed."""
         for index, change in self._changes.items():
-            if change:
-                yield from _stated(self._runs[index][2], change)
+            anew = index in self._restated
+            if change or anew:
+                yield from _stated(self._runs[index][2], change, agree=not anew)
 
 
-def _stated(checksum: Checksum, change: int) -> Iterator[Window]:
-    old = struct.pack("<I", checksum.crc32)
+def _stated(checksum: Checksum, change: int, *, agree: bool) -> Iterator[Window]:
+    source = checksum.extent.source
     new = struct.pack("<I", checksum.crc32 ^ change)
-    for field in crc_fields(checksum):
-        found = locate(checksum.extent.source, field)
+    for field in crc_fields(checksum, agree=agree):
+        found = locate(source, field)
         if found is not None:
-            yield Window(found[1], old, new)
+            yield Window(found[1], source.pread(field, 4), new)
+
+
+def _actual(checksum: Checksum) -> int:
+    """CRC-32 of a member's data."""
+    crc32, (source, offset, length) = 0, checksum.extent
+    for at in range(0, length, _BLOCK):
+        crc32 = zlib.crc32(source.pread(offset + at, min(_BLOCK, length - at)), crc32)
+    return crc32
+
+
+_BLOCK = 1 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from typing import Self
 
 from ..errors import WriteError
 
-__all__ = ["Draft", "draft_name", "flush_folder", "remove_leftovers"]
+__all__ = ["Draft", "draft_name", "flush_folder", "lock", "remove_leftovers"]
 
 _SUFFIX = ".ckptdoctor"
 _LONGEST = 180
-"""Characters of the target's name in that of its draft: names of 255 bytes are the limit."""
+"""Bytes of the target's name in that of its draft: names of 255 bytes are the limit."""
+_NO_FOLDERS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
+"""What file systems answer that cannot flush a folder at all: nothing failed there."""
 
 
 class Draft:
@@ -23,6 +26,11 @@ class Draft:
 
     Its name starts with a dot and holds the process: what a killed one leaves behind is hidden,
     and removed by the next run for the same target.
+
+    Attributes
+    ----------
+    published
+        Whether it took the target's place, even if flushing the folder failed behind that.
 
     Raises
     ------
@@ -32,6 +40,7 @@ class Draft:
 
     def __init__(self, target: Path) -> None:
         self.target = target
+        self.published = False
         self.path = target.with_name(draft_name(target))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
         try:
@@ -39,7 +48,7 @@ class Draft:
         except OSError as error:
             message = f"the folder takes no new file: {error.strerror}"
             raise WriteError(message, where=str(target.parent), hint=_ELSEWHERE) from None
-        _lock(self.fd)
+        lock(self.fd)
 
     def write(self, offset: int, data: bytes) -> None:
         """Put bytes at an offset."""
@@ -81,6 +90,7 @@ class Draft:
             self.path.replace(self.target)
         except OSError as error:
             raise self.failed("renamed", error) from None
+        self.published = True
         flush_folder(self.target.parent)
 
     def discard(self) -> None:
@@ -112,23 +122,30 @@ _ELSEWHERE = "-o writes elsewhere"
 
 def draft_name(target: Path) -> str:
     """Name of a draft: hidden, with the process that writes it."""
-    return f".{target.name[:_LONGEST]}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+    return f"{_start(target)}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+
+
+def _start(target: Path) -> str:
+    name = target.name.encode("utf-8", "surrogateescape")[:_LONGEST].decode("utf-8", "ignore")
+    return f".{name}."
 
 
 def remove_leftovers(target: Path) -> None:
     """Remove drafts for the same target whose processes are gone."""
     for path in _leftovers(target):
         with contextlib.suppress(OSError):
-            if path.is_dir() and not path.is_symlink():
+            if path.is_symlink() or not _unlocked(path):
+                continue
+            if path.is_dir():
                 import shutil  # noqa: PLC0415  (drafts of sharded sets are folders)
 
                 shutil.rmtree(path)
-            elif _unlocked(path):
+            else:
                 path.unlink()
 
 
 def _leftovers(target: Path) -> Iterator[Path]:
-    start = f".{target.name[:_LONGEST]}."
+    start = _start(target)
     with contextlib.suppress(OSError):
         for path in list(target.parent.iterdir()):
             if not path.name.startswith(start) or not path.name.endswith(_SUFFIX):
@@ -151,7 +168,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _lock(fd: int) -> None:
+def lock(fd: int) -> None:
     """Say that the draft is in use to those who cannot see its process: another container."""
     try:
         import fcntl  # noqa: PLC0415  (POSIX only)
@@ -162,11 +179,12 @@ def _lock(fd: int) -> None:
 
 
 def _unlocked(path: Path) -> bool:
-    fd = os.open(path, os.O_RDWR)
+    # for reading: drafts of read-only files, and folders, cannot be opened for writing
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         import fcntl  # noqa: PLC0415
 
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except ImportError:
         return True
     except OSError:
@@ -193,5 +211,7 @@ def flush_folder(folder: Path) -> None:
         finally:
             os.close(fd)
     except OSError as error:
+        if error.errno in _NO_FOLDERS:
+            return
         message = f"the file is complete, but its folder could not be flushed: {error.strerror}"
         raise WriteError(message, where=str(folder)) from None

@@ -6,7 +6,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
-from ..edits import Change, Edit, Trim
+from ..edits import Change, Edit, Restamp, Trim
+from ..errors import WriteError
 from ..sources import FileSource
 from ..tensors import TensorTable
 from .checksums import Checksums
@@ -35,7 +36,7 @@ def fill(
     except OSError as error:
         raise draft.failed("written", error) from None
     marks = []
-    for window in windows(source, table, edits):
+    for window in windows(source, table, edits, others):
         draft.write(window.offset, window.new)
         marks.append(Mark.of(window))
     draft.flush(stat.S_IMODE(os.fstat(source.fd).st_mode))
@@ -47,19 +48,33 @@ def fill(
     return marks
 
 
-def windows(source: FileSource, table: TensorTable, edits: tuple[Edit, ...]) -> Iterator[Window]:
+def windows(
+    source: FileSource, table: TensorTable, edits: Sequence[Edit], others: Sequence[Change] = ()
+) -> Iterator[Window]:
     """Yield the windows of the edits, then those of the checksums that they change."""
-    checksums = Checksums(table, source)
+    checksums = Checksums(table.checksums, source)
+    outer = Checksums(table.enclosing, source)
     for edit in edits:
         for window in windows_of(table[edit.tensor], edit):
-            checksums.note(window)
+            if not edit.mends:
+                checksums.note(window)
+            outer.note(window)
             yield window
-    yield from checksums.windows()
+    for change in others:
+        if isinstance(change, Restamp):
+            checksums.restate(change.where)
+    for window in checksums.windows():
+        outer.note(window)
+        yield window
+    yield from outer.windows()
 
 
 def _compare(draft: Draft, source: FileSource, marks: list[Mark], note: Note) -> None:
     again = FileSource(draft.path)
     try:
         check_bytes(source, again, marks, lambda n: note("verifying", n, source.size))
+    except WriteError:
+        source.check_unchanged()  # else it is the input that is not what was copied
+        raise
     finally:
         again.close()

@@ -8,12 +8,12 @@ import os
 import stat
 from pathlib import Path
 
-from ..errors import UsageError, WriteError
+from ..errors import UsageError
 from ..outcome import Written
 from ..sources import FileSource
 from ..tensors import TensorTable
 from .copying import copy_file
-from .draft import Draft
+from .draft import Draft, remove_leftovers
 from .target import Target, same_bytes
 
 __all__ = ["publish"]
@@ -53,20 +53,33 @@ def _replace(draft: Draft, target: Target, source: FileSource, written: Written)
         return dataclasses.replace(written, kept=True)
     backup = target.backup
     made = backup is not None and not os.path.lexists(backup)
-    if backup is not None and made:
-        _keep(source, target.path, backup)
+    _give_owner(draft, source)
     try:
+        if backup is not None and made:
+            _keep(source, target.path, backup)
         draft.publish()
-    except WriteError:
-        if backup is not None and made and _same_file(backup, target.path):
+    except UsageError:
+        raise  # what appeared under the backup's name is not ours
+    except BaseException:
+        # Once the draft took the place, the backup is all that is left of the original.
+        if backup is not None and made and not draft.published:
             with contextlib.suppress(OSError):
                 backup.unlink()
         raise
     return dataclasses.replace(written, backup=str(backup) if backup else "")
 
 
+def _give_owner(draft: Draft, source: FileSource) -> None:
+    """Keep owner and group where they may be set: root repairs the files of others, too."""
+    found = os.fstat(source.fd)
+    if hasattr(os, "chown"):
+        with contextlib.suppress(OSError):
+            os.chown(draft.path, found.st_uid, found.st_gid)
+
+
 def _keep(source: FileSource, path: Path, backup: Path) -> None:
     """Give the input a second name; where the file system knows no such thing, copy it."""
+    remove_leftovers(backup)
     try:
         os.link(path, backup)
     except FileExistsError:
@@ -80,10 +93,3 @@ def _keep(source: FileSource, path: Path, backup: Path) -> None:
             copy.flush(stat.S_IMODE(os.fstat(source.fd).st_mode))
             copy.publish()
 
-
-def _same_file(one: Path, other: Path) -> bool:
-    """Whether the input still is where it was: then its second name has no use."""
-    try:
-        return one.samefile(other) or one.stat().st_size == other.stat().st_size
-    except OSError:
-        return False

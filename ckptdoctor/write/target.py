@@ -61,8 +61,11 @@ def default_output(path: str, *, folder: bool = False) -> str:
     where = Path(path)
     if folder:
         base = where if where.is_dir() else where.parent
-        name = base.name or base.resolve().name or "checkpoint"
-        return str(base.parent / f"{name}.repaired") if base.name else f"{name}.repaired"
+        if base.name in ("", ".."):
+            base = base.resolve()
+        return str(base.with_name(f"{base.name or 'checkpoint'}.repaired")) if base.name else (
+            "checkpoint.repaired"
+        )
     name = where.name
     suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), where.suffix)
     stem = name[: len(name) - len(suffix)]
@@ -99,7 +102,7 @@ def choose(
     """
     if in_place:
         return _in_place(path, inputs, output, backup=backup, folder=folder)
-    shown = output or default_output(path, folder=folder)
+    shown = default_output(path, folder=folder) if output is None else output
     target = Path(shown)
     if not target.name or target.name == "..":
         raise UsageError("expected the name of a file to write", where=shown or "''")
@@ -108,6 +111,8 @@ def choose(
         hint = "--force writes to what it points to"
         raise UsageError(f"is a link to {str(target.readlink())!r:.200}", where=shown, hint=hint)
     real = Path(os.path.realpath(target)) if linked else target
+    if linked:
+        _check_cache(real, shown)
     found = _status(real, shown)
     if found is not None:
         _check_existing(found, shown, inputs, folder=folder)
@@ -119,21 +124,30 @@ def choose(
 def _in_place(
     path: str, inputs: tuple[FileSource, ...], output: str | None, *, backup: bool, folder: bool
 ) -> Target:
-    if output:
+    if output is not None:
         raise UsageError("expected either -o or --in-place, found both")
     if folder:
         hint = "-o FOLDER writes a new set"
         raise UsageError("a sharded set is not repaired in place", where=path, hint=hint)
     real = Path(os.path.realpath(inputs[0].name))
-    if real.parent.name == "blobs" and (real.parent.parent / "snapshots").is_dir():
-        message = "lies in a Hugging Face cache, where other models link to it"
-        raise UsageError(message, where=path, hint="-o FILE writes a copy")
+    _check_cache(real, path)
     kept = real.with_name(f"{real.name}.orig") if backup else None
-    if kept is not None and os.path.lexists(kept) and not same_bytes(inputs[0], kept):
+    # A link would lead to the new file as soon as that has the old one's name.
+    if (
+        kept is not None
+        and os.path.lexists(kept)
+        and (kept.is_symlink() or not same_bytes(inputs[0], kept))
+    ):
         message = f"{kept.name!r:.200} exists already and holds something else"
         raise UsageError(message, where=path, hint="move it away, or use -o or --no-backup")
     _check_folder(real, path)
     return Target(path=real, shown=path, replaces=True, backup=kept)
+
+
+def _check_cache(real: Path, shown: str) -> None:
+    if real.parent.name == "blobs" and (real.parent.parent / "snapshots").is_dir():
+        message = "lies in a Hugging Face cache, where other models link to it"
+        raise UsageError(message, where=shown, hint="-o FILE writes a copy")
 
 
 def _status(real: Path, shown: str) -> os.stat_result | None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from ..edits import Edit
-from ..errors import UnsupportedError
+from ..errors import InternalError, UnsupportedError, UsageError
 from ..sources import ByteSource, FileSource, WindowSource
 from ..tensors import Array, TensorInfo, TensorTable
 
-__all__ = ["Window", "aliases", "in_place", "locate", "windows_of"]
+__all__ = ["Window", "aliases", "in_place", "locate", "windows_of", "windows_of_all"]
 
 GAP = 1 << 12
 """Bytes between two edited elements that are rather written again than left out: scattered
@@ -50,6 +51,8 @@ def windows_of(info: TensorInfo, edit: Edit) -> Iterator[Window]:
     ------
     UnsupportedError
         If the tensor's elements have no bytes of their own.
+    InternalError
+        If the edit does not fit the tensor: nothing outside its elements is ever written.
     """
     if info.extent is None or info.encoding != "plain" or info.kind.bits < 8:
         raise UnsupportedError(f"{info.name!r:.200} cannot be overwritten in place")
@@ -59,6 +62,7 @@ def windows_of(info: TensorInfo, edit: Edit) -> Iterator[Window]:
     file, start = found
     width = info.kind.numpy.itemsize
     raw = _raw(info, edit.after())
+    _check_fit(info, edit.indices, raw)
     if edit.indices is None and info.strides is None:
         yield from _whole(file, start, raw)
         return
@@ -70,6 +74,14 @@ def windows_of(info: TensorInfo, edit: Edit) -> Iterator[Window]:
     breaks = np.flatnonzero(np.diff(places) * width > GAP) + 1
     for first, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), places.size], strict=True):
         yield from _scattered(file, start, places[first:stop], raw[first:stop], width)
+
+
+def _check_fit(info: TensorInfo, indices: Array | None, raw: Array) -> None:
+    count = info.size if indices is None else indices.size
+    if len(raw) != count:
+        raise InternalError(f"{len(raw):,} values for {count:,} elements of {info.name!r:.200}")
+    if indices is not None and count and not 0 <= indices.min() <= indices.max() < info.size:
+        raise InternalError(f"an index outside the {info.size:,} elements of {info.name!r:.200}")
 
 
 def _raw(info: TensorInfo, values: Array) -> Array:
@@ -111,6 +123,72 @@ def _scattered(
         new[places[first:stop] - base] = raw[first:stop]
         yield Window(start + base * width, old, new.tobytes())
         first = stop
+
+
+def windows_of_all(pairs: Iterable[tuple[TensorInfo, Edit]]) -> Iterator[Window]:
+    """Bytes that edits of one file write, in file order, no byte twice.
+
+    Edits may lie between each other's elements, and, through shared memory, in the same ones.
+
+    Raises
+    ------
+    UsageError
+        If two edits want other values in the same bytes.
+    """
+    group: list[tuple[TensorInfo, Edit]] = []
+    reach = 0
+    for start, stop, info, edit in sorted(map(_span, pairs), key=lambda span: span[0]):
+        if start >= reach:
+            yield from _together(group)
+            group = []
+        group.append((info, edit))
+        reach = max(reach, stop)
+    yield from _together(group)
+
+
+def _span(pair: tuple[TensorInfo, Edit]) -> tuple[int, int, TensorInfo, Edit]:
+    info, edit = pair
+    found = locate(info.extent.source, info.extent.offset) if info.extent else None
+    start = found[1] if found else 0
+    return start, start + (info.extent.length if info.extent else 0), info, edit
+
+
+def _together(group: list[tuple[TensorInfo, Edit]]) -> Iterator[Window]:
+    """Windows of edits whose tensors share bytes; at most two windows are held at a time."""
+    if len(group) < 2:
+        for info, edit in group:
+            yield from windows_of(info, edit)
+        return
+    held: Window | None = None
+    parts = [windows_of(info, edit) for info, edit in group]
+    for window in heapq.merge(*parts, key=lambda window: window.offset):
+        if held is not None:
+            cut = min(window.offset - held.offset, len(held.new))
+            if cut:
+                yield Window(held.offset, held.old[:cut], held.new[:cut])
+            rest = Window(window.offset, held.old[cut:], held.new[cut:])
+            held = _both(rest, window, group)
+        else:
+            held = window
+    if held is not None:
+        yield held
+
+
+def _both(one: Window, other: Window, group: list[tuple[TensorInfo, Edit]]) -> Window:
+    """Give what two windows that start at the same byte come to."""
+    if len(one.new) > len(other.new):
+        one, other = other, one
+    size = len(one.new)
+    old = np.frombuffer(one.old, np.uint8)
+    mine, new = np.frombuffer(one.new, np.uint8), np.frombuffer(bytearray(other.new), np.uint8)
+    theirs = new[:size]
+    changed = mine != old
+    if np.any(changed & (theirs != old) & (mine != theirs)):
+        names = ", ".join(dict.fromkeys(f"{info.name!r:.80}" for info, _ in group[:4]))
+        message = f"two changes want other values in memory that is shared, of {names}"
+        raise UsageError(message, hint="name one of them with --tensor")
+    theirs[changed] = mine[changed]
+    return Window(other.offset, other.old, new.tobytes())
 
 
 def aliases(table: TensorTable, info: TensorInfo) -> tuple[str, ...]:

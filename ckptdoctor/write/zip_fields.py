@@ -14,16 +14,21 @@ _DESCRIBED = 8
 _SIGN = b"PK\7\x08"
 
 
-def crc_fields(checksum: Checksum) -> tuple[int, ...]:
+def crc_fields(checksum: Checksum, *, agree: bool = True) -> tuple[int, ...]:
     """Offsets, in the archive's source, of the four bytes that state a stored member's CRC-32.
 
     They stand in the directory, and in the local header or, for members written as a stream, in
     the data descriptor behind the data (with or without its signature).
 
+    Parameters
+    ----------
+    agree
+        Whether all of them must hold the checksum that was read.
+
     Raises
     ------
     FormatError
-        If the places do not hold the checksum that was read from them.
+        If they should and do not.
     """
     source, (extent, crc32, where) = checksum.extent.source, checksum[:3]
     sign, flags, local = _LOCAL.unpack(source.pread(checksum.header, _LOCAL.size))
@@ -34,6 +39,6 @@ def crc_fields(checksum: Checksum) -> tuple[int, ...]:
         stop = extent.offset + extent.length
         fields.append(stop + 4 if source.pread(stop, 4) == _SIGN else stop)
     stated = struct.pack("<I", crc32)
-    if sign != b"PK\3\4" or any(source.pread(at, 4) != stated for at in fields):
+    if sign != b"PK\3\4" or (agree and any(source.pread(at, 4) != stated for at in fields)):
         raise FormatError("the archive states two checksums for one member", where=where)
     return tuple(fields)

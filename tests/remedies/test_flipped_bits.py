@@ -19,8 +19,9 @@ from ckptdoctor.findings import Severity
 from ckptdoctor.formats import open_path
 from ckptdoctor.layers import Layer
 from ckptdoctor.measure.scan import measure
+from ckptdoctor.remedies.ailments import spikes_of
 from ckptdoctor.remedies.base import Ailment, Orders, Patient
-from ckptdoctor.remedies.flipped_bits import FlippedBits, Layout, Ordinary, spikes_of
+from ckptdoctor.remedies.flipped_bits import FlippedBits, Layout, Ordinary
 from ckptdoctor.rules.base import Context
 from ckptdoctor.tensors import Array, Quantisation, TensorTable
 

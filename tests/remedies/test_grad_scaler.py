@@ -84,8 +84,9 @@ LSO = "optimizer_weights/loss_scale_optimizer"
          {f"{LSO}/dynamic_scale": 32768, f"{LSO}/step_counter": 0}),
         ({f"{LSO}/dynamic_scale": np.float32(0), f"{LSO}/step_counter": np.int64(0)},
          {"compile_config/optimizer/config/initial_scale": 1024.0}, {f"{LSO}/dynamic_scale": 1024}),
-        ({f"{LSO}/dynamic_scale": np.float32(0)},
-         {"compile_config/optimizer/config/initial_scale": 0.5}, {f"{LSO}/dynamic_scale": 32768}),
+        *(({f"{LSO}/dynamic_scale": np.float32(0)}, {"compile_config/optimizer/config/initial_scale": stored},
+           {f"{LSO}/dynamic_scale": started})
+          for stored, started in ((0.5, 32768), (1.0, 1), (2.0**40, 2**40), (2.0**41, 32768))),
         ({f"{LSO}/current_loss_scale:0": np.float32(NAN), f"{LSO}/good_steps:0": np.int64(7)}, {},
          {f"{LSO}/current_loss_scale:0": 32768, f"{LSO}/good_steps:0": 0}),
         ({"optimizer.grad_scaler.scale": np.float32([0.5]), "optimizer.grad_scaler.growth_tracker": np.int32([4])},

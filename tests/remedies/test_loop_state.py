@@ -18,7 +18,7 @@ def test_infinite_and_lost_scores_are_left_alone_with_the_reason() -> None:
     assert all(isinstance(change, Refusal) for change in found)
     assert {change.target: change.hint for change in found} == {
         "callbacks.best": "",
-        "best_loss": "--set 'best_loss'=NUMBER",
+        "best_loss": "--set best_loss=NUMBER",
     }
     assert {change.codes for change in found} == {("TS009",)}
     assert {change.remedy for change in found} == {""}, "nothing that was asked for is undone"

@@ -284,7 +284,7 @@ def test_a_setting_that_is_nan_is_named_and_not_guessed() -> None:
     found = {change.target: change for change in proposed(sick)}
     assert set(found) == {"optimizer.param_groups.0.weight_decay", "optimizer.state.3.step"}
     refusal = found["optimizer.state.3.step"]
-    assert refusal.hint == "--set 'optimizer.state.3.step'=NUMBER"
+    assert refusal.hint == "--set optimizer.state.3.step=NUMBER"
     assert refusal.remedy == "", "nothing that was asked for is left undone"
     told = patient(
         state("3", exp_avg=[1.0]), scalars=scalars, numbers={"optimizer.state.3.step": 5}

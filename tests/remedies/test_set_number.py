@@ -155,5 +155,15 @@ def test_what_nobody_set_is_named_with_the_option_that_would() -> None:
     (refusal,) = found
     assert isinstance(refusal, Refusal)
     assert (refusal.target, refusal.codes, refusal.remedy) == (LR, ("TS003",), "")
-    assert refusal.hint == f"--set {LR!r}=NUMBER"
+    assert refusal.hint == f"--set {LR}=NUMBER"
     assert [type(c) for c in proposed(scalars={LR: NAN}, **{LR: 0.1})] == [NumberEdit]
+
+
+def test_a_hint_can_be_pasted_whatever_the_name() -> None:
+    name = "optimizer.param_groups.0 $(x).lr"
+    import shlex
+
+    found = proposed(scalars={f"{name}": NAN, LR: NAN})
+    assert [shlex.split(refusal.hint) for refusal in found] == [
+        ["--set", f"{each}=NUMBER"] for each in (name, LR) if each in {r.target for r in found}
+    ]

@@ -13,23 +13,11 @@ from hypothesis import strategies as st
 from ckptdoctor.containers.zip import read_archive
 from ckptdoctor.errors import UnsupportedError, UsageError
 from ckptdoctor.sources import WindowSource
+from ckptdoctor.write import zip_end, zip_rewrite
 from ckptdoctor.write.zip_extra import LocalExtra, central_extra
-from ckptdoctor.write import zip_rewrite
 from ckptdoctor.write.zip_rewrite import rewrite
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
-
-
-class Unseekable(io.BytesIO):
-    """What makes Python's zipfile write data descriptors."""
-
-    def seekable(self):
-        return False
-
-    def seek(self, *_):
-        raise io.UnsupportedOperation
-
-    tell = None
 
 
 def zipped(members, *, streamed=False, comment=b""):
@@ -109,7 +97,9 @@ def torch_zip(storages=("0", "1", "2"), alignment=64):
         header, raw = len(out), name.encode()
         space = -(header + 30 + len(raw) + 4) % alignment
         extra = b"FB" + struct.pack("<H", space) + b"Z" * space
-        out += struct.pack("<4s3H2H3I2H", b"PK\3\4", 0, 0x808, 0, 0, 0, 0, 0, 0, len(raw), len(extra))
+        out += struct.pack(
+            "<4s3H2H3I2H", b"PK\3\4", 0, 0x808, 0, 0, 0, 0, 0, 0, len(raw), len(extra)
+        )
         out += raw + extra + data
         out += b"PK\7\x08" + struct.pack("<3I", zlib.crc32(data), len(data), len(data))
         fixed = (b"PK\1\2", 0, 0, 0x808, 0, 0, 0, zlib.crc32(data), len(data), len(data))
@@ -228,15 +218,15 @@ def test_alignment_beyond_a_page_is_chance():
 
 def test_padding_that_aligns_to_less_is_brought_to_64():
     after = written(torch_zip("01", 16), replace={"t/data.pkl": b"x" * 1000})
-    assert not any(m.offset % 16 for m in opened(after).members)
-    assert not opened(after).members[-1].offset % 64 or True
+    for old, new in zip(opened(torch_zip("01", 16)).members, opened(after).members, strict=True):
+        assert new.offset % 64 in (0, old.offset % 64)
     assert contents(after)["t/data.pkl"] == b"x" * 1000
 
 
 def test_padding_without_bytes_is_filled_as_torch_does():
     extra = LocalExtra(b"FB\0\0")
-    extra.align(60, 128, 64)
-    assert extra.joined() == b"FB" + b"\x3c\0" + b"Z" * 60 + b""
+    extra.align(61, 128, 64)
+    assert extra.joined() == b"FB\x3f\0" + b"Z" * 63
 
 
 def test_padding_that_fits_stays_whatever_it_is():
@@ -303,7 +293,12 @@ class Sparse:
     def __init__(self, parts, size):
         self.parts, self.size = parts, size
 
+    zeros = bytes(1 << 20)
+
     def pread(self, offset, length):
+        near = ((at, data) for at, data in self.parts.items() if offset < at + len(data))
+        if not any(at < offset + length for at, data in near):
+            return self.zeros[:length]
         made = bytearray(length)
         for at, data in self.parts.items():
             start, stop = max(at, offset), min(at + len(data), offset + length)
@@ -388,30 +383,29 @@ def test_a_large_member_gets_room_for_64_bits_beforehand(monkeypatch, streamed, 
     assert contents(after) == {"a": b"new"}
 
 
-@pytest.mark.parametrize("count", [65_534, 65_535, 65_536])
-def test_many_members_need_the_wide_end_record(count):
+def test_as_many_members_as_fit_16_bits_need_the_wide_end_record():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
-        for i in range(count + 1):
+        for i in range(65_536):
             file.writestr(zipfile.ZipInfo(f"{i:x}"), b"")
     after = written(buffer.getvalue(), drop=["0"])
-    assert (b"PK\6\6" in after[-98:]) == (count + 1 >= 65_536)
-    assert len(zipfile.ZipFile(io.BytesIO(after)).namelist()) == count
+    assert after[-98:-94] == b"PK\6\6"
+    assert len(zipfile.ZipFile(io.BytesIO(after)).namelist()) == 65_535
 
 
-def test_an_archive_gets_the_wide_end_record_when_it_needs_it(monkeypatch):
-    from ckptdoctor.write import zip_end
-
-    monkeypatch.setattr(zip_end, "MAX16", 6)
-    data = zipped(MEMBERS)
-    after = written(data, replace={"a": b"x"})
+@pytest.mark.parametrize(("limit", "wide"), [(5, True), (6, True), (7, False)])
+def test_an_archive_gets_the_wide_end_record_when_it_needs_it(monkeypatch, limit, wide):
+    monkeypatch.setattr(zip_end, "MAX16", limit)
+    after = written(zipped(MEMBERS), replace={"a": b"x"})
     end = after[-98:]
-    assert end[:4] == b"PK\6\6"
-    numbers = struct.unpack_from("<4Q", end, 24)
-    assert numbers[:2] == (6, 6)
-    assert struct.unpack_from("<Q", end, 64)[0] == len(after) - 98
-    assert after[numbers[3] :][:4] == b"PK\1\2"
-    assert numbers[2] + numbers[3] == len(after) - 98
+    assert (end[:4] == b"PK\6\6") == wide
+    if wide:
+        assert struct.unpack_from("<QHHII", end, 4) == (44, 45, 45, 0, 0)
+        count, total, size, at = struct.unpack_from("<4Q", end, 24)
+        assert (count, total, size + at) == (6, 6, len(after) - 98)
+        assert after[at:][:4] == b"PK\1\2"
+        assert struct.unpack_from("<IQI", end, 60) == (0, len(after) - 98, 1)
+        assert struct.unpack_from("<2H2I", end, 84) == (limit, limit, size, at)
 
 
 def test_what_is_written_at_once_is_bounded():
@@ -440,7 +434,7 @@ def test_members_that_are_not_there_are_named():
 def test_a_signed_directory_is_refused():
     data = zipped(MEMBERS)
     end = len(data) - 22
-    count, _, size, at = struct.unpack_from("<HHII", data, end + 8)
+    size, at = struct.unpack_from("<II", data, end + 12)
     signature = b"PK\5\5\3\0abc"
     raw = data[:end] + signature + data[end : end + 12] + struct.pack("<I", size + len(signature))
     raw += struct.pack("<IH", at, 0)
@@ -452,26 +446,24 @@ def test_a_signed_directory_is_refused():
 def test_bytes_behind_go_where_asked():
     data = zipped(MEMBERS)
     assert written(data + b"behind", trim=True) == data
-    assert written(data + b"behind", trim=False, drop=["a"]) == written(data, drop=["a"]) + b"behind"
+    assert (
+        written(data + b"behind", trim=False, drop=["a"]) == written(data, drop=["a"]) + b"behind"
+    )
 
 
-def test_extra_fields_without_room_are_refused():
+def test_extra_fields_without_room_are_refused(monkeypatch):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         info = zipfile.ZipInfo("a")
         info.extra = struct.pack("<HH", 0x7777, 65_531) + bytes(65_531)
         file.writestr(info, b"x" * 16)
-    zip_rewrite_wide, zip_rewrite.WIDE = zip_rewrite.WIDE, 16
-    try:
-        with pytest.raises(UnsupportedError, match="need 65,555 bytes, 65,535 are possible"):
-            written(buffer.getvalue(), replace={"a": lambda: iter([b"y"])})
-    finally:
-        zip_rewrite.WIDE = zip_rewrite_wide
+    monkeypatch.setattr(zip_rewrite, "WIDE", 16)
+    with pytest.raises(UnsupportedError, match="need 65,555 bytes, 65,535 are possible"):
+        written(buffer.getvalue(), replace={"a": lambda: iter([b"y"])})
     assert contents(written(buffer.getvalue(), replace={"a": b"y"})) == {"a": b"y"}
 
 
-@pytest.mark.parametrize("tail", [b"PK\7\x08" + bytes(12), bytes(12)])
-def test_a_wrong_data_descriptor_is_put_right(tail):
+def test_a_wrong_data_descriptor_is_put_right():
     data = torch_zip("0")
     one = opened(data).get("t/version")
     at = one.offset + one.stored
@@ -500,7 +492,7 @@ def test_torch_loads_archives_without_storages(tmp_path):
     torch.save(tensors, path := tmp_path / "m.pt")
     data = path.read_bytes()
     assert written(data) == data
-    head = data.index(b"w0") and opened(data).get("m/data.pkl")
+    head = opened(data).get("m/data.pkl")
     torch.save({k: v for k, v in tensors.items() if k != "w4"}, tmp_path / "less.pt")
     less = opened((tmp_path / "less.pt").read_bytes())
     pickle = less.read(less.get("less/data.pkl"), 1 << 20)
@@ -514,6 +506,7 @@ def test_torch_loads_archives_without_storages(tmp_path):
 
 
 @pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_torchscript_loads_what_was_written(tmp_path):
     torch = pytest.importorskip("torch")
     script = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)))
@@ -530,6 +523,7 @@ def test_torchscript_loads_what_was_written(tmp_path):
 
 
 @pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_keras_loads_what_was_written(tmp_path):
     keras = pytest.importorskip("keras")
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
