@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .edits import CLASSES, Change, Edit, Refusal, Remark, Removal, RepairPlan, Restamp
+from .edits import CLASSES, Change, Edit, NumberEdit, Refusal, Remark, Removal, RepairPlan, Restamp
 from .errors import UsageError
 from .findings import Severity
 from .hints import suggestion
@@ -146,11 +146,7 @@ class _Planner:
 
     def _unknown(self, told: set[str]) -> Iterator[Refusal]:
         """Errors that no remedy knows."""
-        cured = {
-            (code, change.tensor if isinstance(change, Edit) else "")
-            for change in self.changes
-            for code in change.cures
-        }
+        cured = {(code, _target_of(change)) for change in self.changes for code in change.cures}
         codes = {code for code, _ in cured}
         for finding in self._patient.findings:
             target = finding.tensor or finding.where
@@ -162,6 +158,13 @@ class _Planner:
                 continue
             reason = f"no remedy is known for {finding.name}"
             yield Refusal(target=target, reason=reason, codes=(finding.code,))
+
+
+def _target_of(change: Change) -> str:
+    """Tensor or number that a change is about; empty for the file."""
+    if isinstance(change, Edit):
+        return change.tensor
+    return change.name if isinstance(change, NumberEdit) else ""
 
 
 def _below(ailment: Ailment, names: Iterable[str]) -> bool:

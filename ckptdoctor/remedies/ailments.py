@@ -9,7 +9,7 @@ import numpy as np
 from ..findings import Finding, Severity
 from ..layers import Layer
 from ..rules.batchnorm import Norm, norms_of
-from ..rules.optimizer_slots import is_second_moment
+from ..rules.optimizer_slots import second_moments
 from ..tensors import Array, TensorInfo
 from .base import Ailment, Patient
 
@@ -18,7 +18,7 @@ __all__ = ["BN_CODES", "ailments_of", "spikes_of"]
 BN_CODES = ("BN001", "BN002", "BN003", "BN004", "BN006", "BN009")
 """Findings about running statistics whose channels other statistics can cure."""
 
-_VALUE_CODES = ("NF001", "NF002", "TS001", "TS002", "TS006")
+_VALUE_CODES = ("NF001", "NF002", "TS001", "TS002", "TS006", "WT011")
 
 FIRST = "it may be the scale of the model's inputs: the file cannot tell"
 INPUT = "the layer stands on the model's input, whose scale may be as large"
@@ -142,7 +142,8 @@ def _exploded(patient: Patient, norm: Norm, var: Array, findings: Sequence[Findi
     squares = norm.squared_norms
     if norm.first or squares is None:
         return np.asarray(finite)
-    usual = max(1.0, norms_of(patient.ctx).typical(norm.layer.role))
+    # where most layers exploded, what is usual in the file says nothing
+    usual = float(np.clip(norms_of(patient.ctx).typical(norm.layer.role), 1.0, APART))
     return np.asarray(finite & (var > np.maximum(1.0, APART * usual * squares)))
 
 
@@ -159,6 +160,7 @@ def _values(patient: Patient) -> Iterator[Ailment]:
         for name in finding.measured.get("copies", {}):
             if name in patient.ctx.table.infos:
                 codes.setdefault(name, []).append("TS006")
+    squares = {info.name for info in second_moments(patient.ctx)[1]} if codes else set()
     for name, about in codes.items():
         info = patient.ctx.table[name]
         layer = patient.ctx.layers.of(name)
@@ -168,7 +170,7 @@ def _values(patient: Patient) -> Iterator[Ailment]:
                 continue
             if any(f.code in BN_CODES and f.tensor == name for f in patient.findings):
                 continue
-        bad = _bad_elements(patient, info, negative="TS002" in about)
+        bad = _bad_elements(patient, info, negative=name in squares)
         if bad.size:
             yield Ailment(
                 info=info, layer=layer, part=part, bad=bad, codes=tuple(dict.fromkeys(about))
@@ -208,7 +210,7 @@ def _bad_elements(patient: Patient, info: TensorInfo, *, negative: bool) -> Arra
             mask = ~np.isfinite(block.view(np.float16) if pairs else block)
             if pairs:
                 mask = mask[::2] | mask[1::2]
-            if negative and is_second_moment(info):
+            if negative:
                 mask = mask | (block < 0)
         found.append(np.flatnonzero(mask).astype(np.int64) + start)
         start += block.size

@@ -11,6 +11,7 @@ from ..layers import Layer
 from ..rules.batchnorm import short
 from .ailments import FIRST
 from .base import Ailment, Orders, Patient, Remedy
+from .own_laws import own_law
 
 __all__ = ["BnReset", "initial_value"]
 
@@ -131,23 +132,10 @@ def _widened(patient: Patient, ailments: list[Ailment], scope: str) -> Iterator[
 def initial_value(layer: Layer | None, part: str) -> float:
     """Value that the layer's own initialiser gives a part; 1 for variance and gamma, else 0."""
     usual = 1.0 if part in ("var", "gamma") else 0.0
-    stored = _INITIALISERS.get(part)
-    if layer is None or layer.config is None or stored is None:
+    found = own_law(layer, part) if layer is not None else None
+    if found is None or found[0].random or found[0].by_fan:
         return usual
-    found = layer.config.settings.get(stored)
-    if not isinstance(found, dict):
-        return usual
-    kind, value = str(found.get("class_name", "")).lower(), found.get("value")
-    if kind in ("zeros", "ones"):
-        return 1.0 if kind == "ones" else 0.0
-    if kind == "constant" and isinstance(value, int | float) and np.isfinite(value):
-        return float(value) if part != "var" or value > 0 else usual
-    return usual
-
-
-_INITIALISERS = {
-    "mean": "moving_mean_initializer",
-    "var": "moving_variance_initializer",
-    "gamma": "gamma_initializer",
-    "beta": "beta_initializer",
-}
+    law = found[0]
+    value = {"zeros": 0.0, "ones": 1.0}.get(law.name, dict(law.arguments).get("value", usual))
+    sound = isinstance(value, float) and np.isfinite(value) and (part != "var" or value > 0)
+    return float(value) if sound else usual
