@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from .edits import Edit, RepairPlan
 from .errors import UsageError
-from .outcome import Before, Outcome
+from .outcome import Before
 from .plans import plan_pieces, read_plan
 from .receipt import Identity, Replaced, Rewritten, receipt_pieces
 from .sources import FileSource
 from .tensors import Array, TensorTable
-from .write.draft import Draft
+from .write.draft import Draft, remove_leftovers
 from .write.fill import windows
+from .write.target import Target
 from .write.verify import elements
+from .write.writer import Stage
 
-__all__ = ["check_paper", "identity_of", "save_plan", "save_receipt", "stored_plan"]
+__all__ = ["check_paper", "drafted_receipt", "identity_of", "save_plan", "stored_plan"]
 
 Note = Callable[[str, int, int], None]
 _BLOCK = 1 << 20
 
 
-def check_paper(file: str, *others: str | None) -> None:
+def check_paper(file: str, *others: str | os.PathLike[str]) -> None:
     """Check that a plan or a receipt may be written there, before any work.
 
     Raises
     ------
     UsageError
-        If it would replace one of the other files, or lies in no folder.
+        If it would replace one of the other files, or anything but an older plan or receipt, or
+        lies in no folder.
     """
     path = Path(file)
-    if not path.name or path.is_dir() or not path.parent.is_dir():
-        raise UsageError(
-            "expected the name of a file to write in a folder that is there", where=file
-        )
-    for other in others:
-        if other and os.path.realpath(other) == os.path.realpath(file):
-            raise UsageError("would replace the checkpoint, the donor or the output", where=file)
+    try:
+        found = _status(path)
+        if not path.name or not path.parent.is_dir():
+            message = "expected the name of a file to write in a folder that is there"
+            raise UsageError(message, where=file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot be written: {reason}", where=file) from None
+    if any(os.path.realpath(other) == os.path.realpath(file) for other in others):
+        raise UsageError("would replace the checkpoint, the donor or the output", where=file)
+    if found is not None and not (stat.S_ISREG(found.st_mode) and _is_paper(path)):
+        message = "exists already and is neither a plan nor a receipt"
+        raise UsageError(message, where=file, hint="name another file")
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_paper(path: Path) -> bool:
+    """Whether a file starts as plans and receipts do, or is empty, as ``mktemp`` makes them."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
+        return False
+    return not head or (head.startswith(b'{"schema": ') and b'"kind": "repair-' in head)
 
 
 def identity_of(table: TensorTable, note: Note) -> dict[str, int | str]:
@@ -87,26 +115,30 @@ def save_plan(
     _save(file, plan_pieces(plan, table.path, table.format, details=details))
 
 
-def save_receipt(file: str, outcome: Outcome, table: TensorTable, note: Note) -> None:
-    """Write what was replaced, so that it can be put back by hand."""
-    plan = outcome.plan
-    if plan is None or outcome.written is None:
-        return
-    _save(file, receipt_pieces(plan, _rewritten(outcome, table, plan, note)))
+@contextlib.contextmanager
+def drafted_receipt(
+    file: str, table: TensorTable, plan: RepairPlan, stage: Stage, target: Target, note: Note
+) -> Iterator[Draft]:
+    """Write down what a stage replaces, so that it can be put back by hand.
+
+    The receipt waits as a draft until the stage is published: where it cannot be written, nothing
+    is replaced.
+    """
+    with _drafted(file, receipt_pieces(plan, _rewritten(table, plan, stage, target, note))) as made:
+        yield made
 
 
 def _rewritten(
-    outcome: Outcome, table: TensorTable, plan: RepairPlan, note: Note
+    table: TensorTable, plan: RepairPlan, stage: Stage, target: Target, note: Note
 ) -> Iterator[Rewritten]:
-    written = outcome.written
-    assert written is not None
-    folder = Path(written.path).is_dir()
+    folder = target.folder
     edits = tuple(plan.edits)
     for source in table.files:
         if source.temporary:
             continue
-        output = str(Path(written.path, Path(source.name).name)) if folder else written.path
-        new = FileSource(output)
+        name = Path(source.name).name
+        output = str(Path(target.shown, name)) if folder else target.shown
+        new = FileSource(Path(stage.path).with_name(name) if folder else stage.path)
         try:
             after = Identity(path=output, size=new.size, sha256=_sha256(new, note))
         finally:
@@ -114,12 +146,12 @@ def _rewritten(
         before = Identity(path=source.name, size=source.size, sha256=_sha256(source, note))
         if before.sha256 == after.sha256 and folder:
             continue
-        if written.moved:
+        if stage.moved:
             values = (_replaced(table, edit) for edit in edits)
-            yield Rewritten(input=before, output=after, values=values, moved=written.moved)
+            yield Rewritten(input=before, output=after, values=values, moved=stage.moved)
         else:
             cut = _cut(source, after.size)
-            runs = (tuple(window) for window in windows(source, table, edits, plan.changes))
+            runs = windows(source, table, edits, plan.changes)
             yield Rewritten(input=before, output=after, runs=_chain(runs, cut))
 
 
@@ -151,11 +183,19 @@ def _sha256(file: FileSource, note: Note) -> str:
 
 def _save(file: str, pieces: Iterable[str]) -> None:
     """Write a text whole or not at all."""
-    with Draft(Path(os.path.realpath(file))) as draft:
+    with _drafted(file, pieces) as draft:
+        draft.publish()
+
+
+@contextlib.contextmanager
+def _drafted(file: str, pieces: Iterable[str]) -> Iterator[Draft]:
+    path = Path(os.path.realpath(file))
+    remove_leftovers(path)
+    with Draft(path) as draft:
         at = 0
         for piece in pieces:
             data = piece.encode()
             draft.write(at, data)
             at += len(data)
         draft.flush(0o644)
-        draft.publish()
+        yield draft

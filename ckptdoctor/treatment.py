@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,22 +12,23 @@ import numpy as np
 
 from .diagnose import Judgement, diagnose
 from .edits import Change, Edit, NumberEdit, Removal, RepairPlan, Restamp
-from .errors import CkptDoctorError
+from .errors import CkptDoctorError, WriteError
 from .findings import Finding, Severity
 from .formats import open_path
 from .formats.base import ReadOptions
 from .measure.scan import Measured, measure
-from .outcome import Before, Outcome
-from .papers import save_plan, save_receipt, stored_plan
+from .outcome import Before, Outcome, Written
+from .papers import check_paper, drafted_receipt, save_plan, stored_plan
 from .plan import make_plan, name_tensors
 from .remedies import Orders, Patient
 from .results import Report, Wishes
 from .rules.base import Context
 from .tensors import Array, TensorTable
+from .write.draft import Draft
 from .write.target import Target, choose
 from .write.verify import elements
 from .write.windows import aliases
-from .write.writer import staged
+from .write.writer import Stage, staged
 
 __all__ = ["Note", "Papers", "Placing", "treat"]
 
@@ -92,6 +95,7 @@ def treat(
     options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
     with open_path(path, options) as table:
         target = _target(path, table, placing)
+        _check_papers(papers, orders, target, table)
         measured, before = _judged(path, table, wishes, note)
         outcome = Outcome(file=path, before=before)
         with contextlib.ExitStack() as stack:
@@ -106,10 +110,22 @@ def treat(
             table.check_unchanged()
             if target is None:
                 return outcome
-            outcome = _written(table, outcome, plan, target, wishes, note)
-            if papers.receipt:
-                save_receipt(papers.receipt, outcome, table, note)
-            return outcome
+            damage = _damage(table, measured)
+            return _written(table, outcome, plan, target, wishes, note, papers.receipt, damage)
+
+
+def _check_papers(
+    papers: Papers, orders: Orders, target: Target | None, table: TensorTable
+) -> None:
+    """Check, before the work, that no paper takes the place of anything else."""
+    others: list[str | os.PathLike[str]] = [table.path, *(file.name for file in table.files)]
+    others += [orders.donor] if orders.donor else []
+    if target is not None:
+        others += [target.path, *([target.backup] if target.backup else [])]
+    if papers.write_plan:
+        check_paper(papers.write_plan, *others)
+    if papers.receipt:
+        check_paper(papers.receipt, *others, *filter(None, (papers.write_plan, papers.from_plan)))
 
 
 def _target(path: str, table: TensorTable, placing: Placing) -> Target | None:
@@ -186,14 +202,59 @@ def _written(
     target: Target,
     wishes: Wishes,
     note: Note,
+    receipt: str,
+    damage: Counter[str],
 ) -> Outcome:
     options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
-    with staged(table, plan, target, note, options) as stage:
+    with contextlib.ExitStack() as stack:
+        stage = stack.enter_context(staged(table, plan, target, note, options))
         with open_path(stage.path, options) as again:
-            _, after = _judged(target.shown, again, wishes, note, "examining the result")
+            measured, after = _judged(target.shown, again, wishes, note, "examining the result")
+            _check_damage(damage, _damage(again, measured), target)
         outcome = _weighed(replace(outcome, after=after), plan)
-        written = stage.publish()
+        paper = None
+        if receipt:
+            paper = stack.enter_context(drafted_receipt(receipt, table, plan, stage, target, note))
+        written = _published(stage, paper)
     return replace(outcome, written=written)
+
+
+def _published(stage: Stage, paper: Draft | None) -> Written:
+    """Put the result in its place, and then the receipt, without which it cannot be undone."""
+    try:
+        written = stage.publish()
+    except CkptDoctorError:
+        if paper is not None and stage.published:
+            paper.publish()
+        raise
+    if paper is not None:
+        try:
+            paper.publish()
+        except WriteError as error:
+            message = f"the repaired file is written, its receipt is not: {error.message}"
+            raise WriteError(message, where=str(paper.target)) from None
+    return written
+
+
+_DAMAGE = ("CK001", "CK004", "CK005")
+
+
+def _damage(table: TensorTable, measured: Measured) -> Counter[str]:
+    """Count what is wrong with the container, whatever the settings accept."""
+    found = (*table.findings, *measured.findings)
+    return Counter(
+        finding.code
+        for finding in found
+        if finding.code in _DAMAGE and finding.severity >= Severity.ERROR
+    )
+
+
+def _check_damage(before: Counter[str], after: Counter[str], target: Target) -> None:
+    """Decline a result with damage that the input does not have: writing went wrong."""
+    new = after - before
+    if new:
+        message = f"the written file is damaged ({', '.join(sorted(new))}); nothing was changed"
+        raise WriteError(message, where=target.shown, hint="check the disk, and report it")
 
 
 def _weighed(outcome: Outcome, plan: RepairPlan) -> Outcome:

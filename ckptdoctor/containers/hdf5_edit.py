@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["overwrite", "remove", "set_attribute", "set_number"]
 
-_PIECE = 1 << 18
+PIECE = 1 << 18
 """Elements sent at a time; `hdf5_edit_values` reads as many."""
-_SLACK = 1 << 28
+SLACK = 1 << 28
 """Bytes that a file may grow beyond twice what there is: two chunks, the largest that are read."""
 _TRUST = "if you trust the file, repair it with --trust-hdf5"
 
@@ -68,7 +68,7 @@ def overwrite(draft: Path, edits: Edits, *, trust: bool = False) -> None:
             listed.append({"path": [*path], "sparse": indices is not None})
             payload.append(_Part(f"{draft}:{'/'.join(path)[:200]}", indices, values))
     with opened_file(draft) as file, kept_tail(file):
-        limit = 2 * (file.size + size) + _SLACK + (MAX_RATIO * file.size if unknown else 0)
+        limit = 2 * (file.size + size) + SLACK + (MAX_RATIO * file.size if unknown else 0)
         _run("overwrite", [file], {"edits": listed}, payload, limit=limit, trust=trust)
 
 
@@ -88,10 +88,10 @@ class _Part:
             message = f"expected {len(indices)} new values, found {len(made)}"
             raise UsageError(message, where=self.where)
         yield made.itemsize.to_bytes(8, "little") + len(made).to_bytes(8, "little")
-        for first in range(0, len(made), _PIECE):
+        for first in range(0, len(made), PIECE):
             if indices is not None:
-                yield np.asarray(indices[first : first + _PIECE], "<i8").tobytes()
-            yield made[first : first + _PIECE].tobytes()
+                yield np.asarray(indices[first : first + PIECE], "<i8").tobytes()
+            yield made[first : first + PIECE].tobytes()
 
 
 def remove(draft: Path, output: Path, groups: Sequence[str], *, trust: bool = False) -> None:
@@ -121,7 +121,7 @@ def remove(draft: Path, output: Path, groups: Sequence[str], *, trust: bool = Fa
         opened_file(draft, os.O_RDONLY) as source,
         opened_file(output, flags, empty=True) as target,
     ):
-        limit = 2 * source.size + _SLACK
+        limit = 2 * source.size + SLACK
         _run("remove", [source, target], {"without": [*groups]}, limit=limit, trust=trust)
         copy_tail(source, target.fd, target.path)
 
@@ -144,7 +144,7 @@ def set_attribute(draft: Path, group: str, name: str, text: str, *, trust: bool 
     data = text.encode()
     job = {"path": group.split("/") if group else [], "name": name}
     with opened_file(draft) as file, kept_tail(file):
-        limit = 2 * (file.size + len(data)) + _SLACK
+        limit = 2 * (file.size + len(data)) + SLACK
         part = [len(data).to_bytes(8, "little") + data]
         _run("set_attribute", [file], job, [lambda: part], limit=limit, trust=trust)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["File", "Lost", "Payload", "run"]
 
-_BOOT = (
+BOOT = (
     "import sys; sys.path[:] = sys.argv[1:]; "
     "from ckptdoctor.containers.hdf5_edit_worker import main; main()"
 )
@@ -145,7 +145,7 @@ def _started(fds: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
     )  # fmt: skip
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _BOOT, *_search_path()],
+            [sys.executable, "-I", "-S", "-c", BOOT, *_search_path()],
             stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=environment, bufsize=0,
             pass_fds=tuple(fds) if _INHERITS else (),
         )  # fmt: skip

@@ -188,7 +188,8 @@ def _without(indices: Indices, known: Indices) -> Indices:
     if not known.size or not indices.size:
         return indices
     at = np.minimum(np.searchsorted(known, indices), known.size - 1)
-    return indices[known[at] != indices]
+    left: Indices = indices[known[at] != indices]
+    return left
 
 
 def _chunks(one: Any, other: Any, shape: tuple[int, ...]) -> Iterator[Box]:

@@ -41,8 +41,12 @@ def with_number(text: str, path: str, value: float) -> str:
     >>> with_number('{"a" : {"lr":1e-1, "n": 3}}', "a/lr", 0.001)
     '{"a" : {"lr":0.001, "n": 3}}'
     """
-    if not math.isfinite(value):
-        raise UsageError(f"expected a finite number for {path[:200]!r}, found {value}")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise UsageError(f"expected a finite number for {path[:200]!r}, found another")
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -61,33 +65,40 @@ def _spelled(value: float, old: str) -> str:
     return repr(value if whole else float(value))
 
 
+class _Open:
+    """An object or list that the reader is in."""
+
+    __slots__ = ("is_list", "key", "name")
+
+    def __init__(self, name: str | None, *, is_list: bool) -> None:
+        self.name, self.is_list = name, is_list
+        self.key = ""
+
+
 def _find(text: str, path: str) -> tuple[int, int] | None:
     """Where a number stands in valid JSON; the last one, where keys are repeated, as for readers."""
     found: tuple[int, int] | None = None
-    names: list[str | None] = []  # of the open objects; None for what is in a list
-    name: str | None = ""  # of the value that comes next
-    key = ""
-    lists: list[bool] = []
+    way: list[tuple[_Open, str]] = []  # to what was found
+    inside: list[_Open] = []
+    name: str | None = ""  # of the value that comes next; None in a list, where nothing has one
     expects_key = False
     for match in _TOKEN.finditer(text):
         token = match.group()
         if token in ("]", "}"):
-            names.pop()
-            lists.pop()
+            inside.pop()
         elif token == ",":
-            expects_key = not lists[-1]
-            name = None
+            expects_key, name = not inside[-1].is_list, None
         elif token == ":":
-            above = names[-1]
-            name = None if above is None else f"{above}/{key[:_SHOWN]}" if above else key[:_SHOWN]
-            if name is not None and (path == name or path.startswith(f"{name}/")):
-                found = None  # whatever an equal key said before
+            here = inside[-1]
+            name = None if here.name is None else f"{here.name}/{here.key[:_SHOWN]}"
+            if (here, here.key) in way:
+                found = None
         elif expects_key:
-            key, expects_key = json.loads(token), False
+            inside[-1].key, expects_key = json.loads(token), False
         elif token in ("{", "["):
-            names.append(None if token == "[" else name)
-            lists.append(token == "[")
-            expects_key, name = token == "{", None
-        elif name == path and token[0] in "-0123456789NI":
-            found = match.span()
+            expects_key = token == "{"
+            inside.append(_Open(name if expects_key else None, is_list=not expects_key))
+            name = None
+        elif name == f"/{path}" and token[0] in "-0123456789NI":
+            found, way = match.span(), [(each, each.key) for each in inside]
     return found

@@ -9,7 +9,7 @@ from ..findings import Severity
 from ..shell import quoted
 from .case import Case, Command
 
-__all__ = ["as_text", "explain", "gate", "inspect_layers"]
+__all__ = ["as_text", "explain", "gate", "inspect_layers", "repair"]
 
 _GLOBS = 3
 """Layers that a command names; for more it selects by code."""
@@ -26,6 +26,11 @@ def gate(purpose: str, code: int, why: str, *more: str) -> Command:
     """Command that answers for one purpose."""
     words = ("inspect", "{file}", "--purpose", purpose, *more)
     return Command(words, f"{why} Exit code {code}.")
+
+
+def repair(why: str, *options: str, code: int = 0) -> Command:
+    """Command that writes a repaired copy."""
+    return Command(("repair", "{file}", *options), f"{why} Exit code {code}.")
 
 
 def inspect_layers(case: Case) -> Command:

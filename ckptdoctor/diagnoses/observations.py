@@ -124,6 +124,12 @@ def partial_at_input(case: Case) -> str:
     )
 
 
+def all_on_input(case: Case) -> bool:
+    """Whether every affected layer stands on the model's input."""
+    feeds = [case.facts.ctx.graph.feeds.get(layer.key) for layer in _layers(case)]
+    return bool(feeds) and all(feed is not None and feed.source == "input" for feed in feeds)
+
+
 def input_scale(case: Case) -> str:
     """Tell the input scale that the first BatchNorm's variance implies."""
     for finding in case.of_code("BN003 first"):

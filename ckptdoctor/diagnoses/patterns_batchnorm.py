@@ -5,9 +5,10 @@ The accuracies are measured on networks broken by real faults, with a healthy tw
 
 from __future__ import annotations
 
+from ..findings import Severity
 from . import observations as see
 from .case import Case, Command, Pattern
-from .commands import explain, inspect_layers
+from .commands import explain, inspect_layers, repair
 from .snippets import copy_or_recompute, float32_batchnorm, recompute_all
 
 __all__ = ["BATCHNORM"]
@@ -102,6 +103,20 @@ def _gate(case: Case) -> Command:
     return Command(inspect_layers(case).words, tells)
 
 
+def _cure(case: Case) -> Command:
+    """Repair at once where the fault is certain; what is only suspected is looked at first."""
+    if case.severity < Severity.ERROR:
+        return _gate(case)
+    if see.all_on_input(case):
+        why = "Writes a copy with the lost channels switched off; --donor OLD restores them."
+        return repair(why, "--bn-silence")
+    why = (
+        "Writes a copy whose broken channels have mean 0 and variance 1; with --donor OLD they come "
+        "from an earlier checkpoint, which restores more."
+    )
+    return repair(why, "--bn-reset")
+
+
 BATCHNORM: tuple[Pattern, ...] = (
     Pattern(
         key="bn-stats-nan",
@@ -115,7 +130,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("overflow-skipped-step", "nonfinite-input", "unnormalised-input"),
         repair=_nan_repair,
         snippet=copy_or_recompute,
-        next=_gate,
+        next=_cure,
     ),
     Pattern(
         key="bn-var-nan",
@@ -129,7 +144,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("batch-of-one", "overflow-skipped-step"),
         repair=f"{_KEEP} {_HOW} {_ON} accuracy 0.944 after, 0.960 before. {_NEVER}",
         snippet=copy_or_recompute,
-        next=_gate,
+        next=_cure,
     ),
     Pattern(
         key="bn-cast-to-half",
@@ -159,7 +174,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("huge-sample", "overflow-skipped-step", "unnormalised-input"),
         repair=f"{_KEEP} {_HOW} {_ON} all of the accuracy; resetting alone left 0.870 of 0.995.",
         snippet=copy_or_recompute,
-        next=_gate,
+        next=_cure,
     ),
     Pattern(
         key="bn-var-negative",
@@ -172,7 +187,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("checkpoint-arithmetic", "cancelled-variance", "corrupted-write"),
         repair=f"{_KEEP} {_HOW} Clamping to 0 does not repair it: the gain becomes 1/sqrt(epsilon).",
         snippet=copy_or_recompute,
-        next=_gate,
+        next=_cure,
     ),
     Pattern(
         key="bn-input-scale",
@@ -202,7 +217,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("exploded-activations", "unnormalised-input", "huge-sample", "constant-input"),
         repair=f"{_KEEP} {_HOW} {_ON} all of the accuracy; resetting alone left 0.926 of 0.995.",
         snippet=copy_or_recompute,
-        next=_gate,
+        next=_cure,
     ),
     Pattern(
         key="bn-var-zero",
@@ -215,7 +230,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("batch-of-one", "constant-input"),
         repair=_zero_repair,
         snippet=lambda case: copy_or_recompute(case) if see.zero_variances(case)[0] else (),
-        next=_gate,
+        next=_cure,
     ),
     Pattern(
         key="bn-stats-stale",

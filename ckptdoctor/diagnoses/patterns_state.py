@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ..findings import Severity
 from .case import Case, Command, Pattern
-from .commands import explain, gate
+from .commands import explain, gate, repair
 
 __all__ = ["CONTAINER", "REST", "STATE"]
 
@@ -13,6 +14,21 @@ def _serve(case: Case) -> Command:
     code = case.facts.exit_code(purpose="serve", weights=weights)
     why = "The optimizer does not count for serving." if code == 0 else "Judges serving alone."
     return gate("serve", code, why, *(("--weights", weights) if weights != "model" else ()))
+
+
+_CURED_UNASKED = {"TS001", "TS002", "TS006"}
+"""Errors that `repair` cures without being told how."""
+
+
+def _repair(case: Case) -> Command:
+    """Repair, and say what remains; numbered variables of Keras may belong to anything."""
+    if any("/vars/" in tensor for tensor in case.tensors):
+        return _serve(case)
+    errors = {f.code for f in case.facts.findings if f.severity is Severity.ERROR}
+    what = "the sound copy" if "TS006" in case.codes else "moments that start at 0 again"
+    rest = bool(errors - _CURED_UNASKED)
+    why = f"Writes a copy with {what} in place of the broken elements"
+    return repair(f"{why}; other errors remain." if rest else f"{why}.", code=int(rest))
 
 
 def _explain(case: Case) -> Command:
@@ -120,7 +136,7 @@ STATE: tuple[Pattern, ...] = (
         "freezes those elements (torch).",
         causes=("gradient-spike", "edited-state", "corrupted-write"),
         repair=_NEW_STATE,
-        next=_serve,
+        next=_repair,
     ),
     Pattern(
         key="loss-scale-collapsed",
@@ -176,7 +192,7 @@ STATE: tuple[Pattern, ...] = (
         training="Looked fine: the EMA takes no part in it.",
         causes=("transient-nan", "averaged-weights"),
         repair="Copy the sound one over the other, or start the average anew.",
-        next=_serve,
+        next=_repair,
     ),
     Pattern(
         key="loop-state-nonfinite",

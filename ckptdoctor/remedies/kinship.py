@@ -51,9 +51,7 @@ def likeness_of(ctx: Context, table: TensorTable, found: Match) -> Likeness | No
     pairs = {
         name: other
         for name, other in found.pairs.items()
-        if ctx.table[name].role in ("model", "ema")
-        and name not in statistics
-        and not ctx.stats[name].nonfinite
+        if ctx.table[name].role in ("model", "ema") and name not in statistics
     }
     matrices = {name: other for name, other in pairs.items() if len(ctx.table[name].shape) > 1}
     return compare(ctx.table, table, matrices) or compare(ctx.table, table, pairs)

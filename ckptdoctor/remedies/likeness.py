@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -36,7 +36,6 @@ def compare(
     one: TensorTable,
     other: TensorTable,
     pairs: Mapping[str, str],
-    skip: Collection[str] = (),
     *,
     sampled: int = SAMPLED,
 ) -> Likeness | None:
@@ -45,10 +44,8 @@ def compare(
     Parameters
     ----------
     one, other, pairs
-        Names in ``one`` -> names in ``other``, of the same shapes.
-    skip
-        Names that are left out, such as those that are not finite.  Tensors of ``other`` in which
-        something is not finite are left out as well, and so is what is zero everywhere.
+        Names in ``one`` -> names in ``other``, of the same shapes.  Tensors that are not finite on
+        either side are left out, and so is what is zero everywhere.
     sampled
         Elements to read at most; of the largest tensors evenly spaced pieces are read.
 
@@ -66,7 +63,7 @@ def compare(
     chosen = [
         (one[name], other[partner])
         for name, partner in pairs.items()
-        if name not in skip and _comparable(one[name]) and _comparable(other[partner])
+        if _comparable(one[name]) and _comparable(other[partner])
     ]
     share = _share([info.size for info, _ in chosen], sampled)
     found = []

@@ -179,15 +179,14 @@ class _Copies:
         return self._alike[key]
 
     def _compared(self, ours: str, theirs: str) -> tuple[str, Class] | None:
-        table, stats = self._ctx.table, self._ctx.stats
+        table = self._ctx.table
         pairs = {}
         for group in (self._groups or {}).values():
             by_container = {_container(each): each.name for each in group}
             if len(group) > 1 and ours in by_container and theirs in by_container:
                 pairs[by_container[ours]] = by_container[theirs]
-        sick = {a for a, b in pairs.items() if stats[a].nonfinite or stats[b].nonfinite}
         matrices = {a: b for a, b in pairs.items() if len(table[a].shape) > 1}
-        likeness = compare(table, table, matrices, sick) or compare(table, table, pairs, sick)
+        likeness = compare(table, table, matrices) or compare(table, table, pairs)
         if likeness is None or likeness.median > NEAR:
             return None
         if likeness.worst == 0:

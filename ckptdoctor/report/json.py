@@ -9,6 +9,7 @@ from typing import Any
 
 from .._version import __version__
 from ..findings import Finding
+from ..fixes import fix_for
 from ..results import Diagnosis, Report, View
 from ..tensors import TensorInfo
 from .escape import unicode_text
@@ -118,8 +119,16 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "measured": _plain(finding.measured),
         "limit": unicode_text(finding.limit),
         "unsafe": finding.unsafe,
-        "fix": None,
+        "fix": _fix(finding),
     }
+
+
+def _fix(finding: Finding) -> dict[str, str] | None:
+    fix = fix_for(finding)
+    if fix is None:
+        return None
+    return {"title": unicode_text(fix.title), "class": fix.kind, "remedy": fix.remedy,
+            "options": unicode_text(fix.options)}  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

@@ -11,9 +11,11 @@ import bisect
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 
 import numpy as np
 
+from ..errors import UnsupportedError, UsageError
 from ..measure.crc import shift
 from ..sources import FileSource
 from ..tensors import Checksum
@@ -39,29 +41,52 @@ class Checksums:
             if found is not None and found[0] is file and checksum.header >= 0:
                 runs.append((found[1], found[1] + checksum.extent.length, checksum))
         runs.sort(key=lambda run: run[:2])
-        self._starts = [run[0] for run in runs]
         self._runs = runs
+        self._starts = [run[0] for run in runs]
+        self._reach = list(accumulate((run[1] for run in runs), max))
         self._changes: dict[int, int] = {}
         self._restated: set[int] = set()
 
     def note(self, window: Window) -> None:
-        """Take a change into account."""
-        index = bisect.bisect_right(self._starts, window.offset) - 1
-        if index < 0:
+        """Take a change into account; noted twice, it is not taken into account.
+
+        Raises
+        ------
+        UnsupportedError
+            If it is not in one member alone: hostile archives have members that overlap.
+        """
+        end = window.offset + len(window.new)
+        touched = self._touched(window.offset, end)
+        if not touched:
             return
-        start, stop, _ = self._runs[index]
-        if not start <= window.offset < stop:
-            return
+        index = touched[0]
+        start, stop, checksum = self._runs[index]
+        if len(touched) > 1 or not start <= window.offset <= end <= stop:
+            raise _tangled(checksum, "overlaps another")
         old, new = (np.frombuffer(data, np.uint8) for data in (window.old, window.new))
         difference = (old ^ new).tobytes()
         plain = zlib.crc32(difference) ^ zlib.crc32(bytes(len(difference)))
-        moved = shift(plain, stop - window.offset - len(difference))
-        self._changes[index] = self._changes.get(index, 0) ^ moved
+        self._changes[index] = self._changes.get(index, 0) ^ shift(plain, stop - end)
+
+    def _touched(self, start: int, stop: int) -> list[int]:
+        """Numbers of the checksums that cover one of these bytes."""
+        first = bisect.bisect_right(self._reach, start)
+        last = bisect.bisect_left(self._starts, stop)
+        return [index for index in range(first, last) if self._runs[index][1] > start]
 
     def restate(self, where: str) -> None:
-        """State the checksum of a member anew, from its data."""
+        """State the checksum of a member anew, from its data.
+
+        Raises
+        ------
+        UsageError
+            If there is no such member: a plan may call the file by another path, but no member.
+        """
+        member = where.partition(":")[2]
+        if not any(checksum.where.partition(":")[2] == member for _, _, checksum in self._runs):
+            raise UsageError("expected a member with a checksum, found none", where=where)
         for index, (_, _, checksum) in enumerate(self._runs):
-            if checksum.where == where:
+            if checksum.where.partition(":")[2] == member:
                 apart = checksum.crc32 ^ _actual(checksum)
                 self._changes[index] = self._changes.get(index, 0) ^ apart
                 self._restated.add(index)
@@ -70,8 +95,19 @@ class Checksums:
         """Yield the bytes of the archive that state the checksums that changed."""
         for index, change in self._changes.items():
             anew = index in self._restated
-            if change or anew:
-                yield from _stated(self._runs[index][2], change, agree=not anew)
+            if not change and not anew:
+                continue
+            checksum = self._runs[index][2]
+            for window in _stated(checksum, change, agree=not anew):
+                if self._touched(window.offset, window.offset + len(window.new)):
+                    raise _tangled(checksum, "has its checksum in another")
+                yield window
+
+
+def _tangled(checksum: Checksum, how: str) -> UnsupportedError:
+    message = f"the member {how}: its checksum cannot be kept true"
+    hint = "save the checkpoint again with the framework's own writer"
+    return UnsupportedError(message, where=checksum.where, hint=hint)
 
 
 def _stated(checksum: Checksum, change: int, *, agree: bool) -> Iterator[Window]:

@@ -7,14 +7,14 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from ..edits import Change, Edit, Restamp, Trim
-from ..errors import WriteError
+from ..errors import UnsupportedError, UsageError, WriteError
 from ..sources import FileSource
 from ..tensors import TensorTable
 from .checksums import Checksums
 from .copying import copy_file
 from .draft import Draft
 from .verify import Mark, check_bytes
-from .windows import Window, windows_of
+from .windows import Window, in_place, windows_of, windows_of_all
 
 __all__ = ["Note", "fill", "windows"]
 
@@ -30,7 +30,20 @@ def fill(
     others: Sequence[Change],
     note: Note,
 ) -> list[Mark]:
-    """Copy one file of a checkpoint, overwrite what the edits say, and compare the rest."""
+    """Copy one file of a checkpoint, overwrite what the edits say, and compare the rest.
+
+    Raises
+    ------
+    UnsupportedError
+        If one of the other changes is no overwriting of bytes.
+    """
+    for change in others:
+        if not isinstance(change, Edit | Trim | Restamp):
+            message = f"{change.title!r:.200} cannot be written to this kind of file"
+            raise UnsupportedError(message, where=table.path)
+        if isinstance(change, Trim) and change.size > source.size:
+            message = f"expected to keep at most {source.size:,} bytes, found {change.size:,}"
+            raise UsageError(message, where=table.path)
     try:
         copy_file(source, draft.fd, draft.path.parent, lambda n: note("copying", n, source.size))
     except OSError as error:
@@ -51,15 +64,18 @@ def fill(
 def windows(
     source: FileSource, table: TensorTable, edits: Sequence[Edit], others: Sequence[Change] = ()
 ) -> Iterator[Window]:
-    """Yield the windows of the edits, then those of the checksums that they change."""
+    """Yield the windows of the edits of one file, then those of the checksums that they change."""
     checksums = Checksums(table.checksums, source)
     outer = Checksums(table.enclosing, source)
-    for edit in edits:
-        for window in windows_of(table[edit.tensor], edit):
-            if not edit.mends:
-                checksums.note(window)
-            outer.note(window)
-            yield window
+    mine = [edit for edit in edits if in_place(table[edit.tensor]) is source]
+    for window in windows_of_all((table[edit.tensor], edit) for edit in mine):
+        checksums.note(window)
+        outer.note(window)
+        yield window
+    for edit in mine:
+        if edit.mends:
+            for window in windows_of(table[edit.tensor], edit):
+                checksums.note(window)  # twice is not at all
     for change in others:
         if isinstance(change, Restamp):
             checksums.restate(change.where)

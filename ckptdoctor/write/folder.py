@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..edits import RepairPlan
-from ..errors import UsageError, WriteError
+from ..edits import Edit, RepairPlan
+from ..errors import UnsupportedError, UsageError, WriteError
 from ..outcome import Written
 from ..sources import FileSource
 from ..tensors import TensorTable
 from .copying import copy_file
-from .draft import Draft, draft_name, flush_folder
+from .draft import Draft, draft_name, flush_folder, lock
 from .fill import Note, fill
 from .target import Target
 from .verify import Mark
@@ -38,11 +38,24 @@ def staged_folder(
         raise WriteError(
             message, where=str(target.path.parent), hint="-o writes elsewhere"
         ) from None
+    held = _hold(draft)
     try:
         changed, size = _fill_folder(draft, table, plan, note)
         yield FolderStage(draft, target, table, changed, size)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        if held >= 0:
+            os.close(held)
+
+
+def _hold(draft: Path) -> int:
+    """Lock the folder for as long as it is made, where folders can be opened: see `Draft`."""
+    try:
+        fd = os.open(draft, os.O_RDONLY)
+    except OSError:
+        return -1
+    lock(fd)
+    return fd
 
 
 class FolderStage:
@@ -53,6 +66,8 @@ class FolderStage:
     ) -> None:
         self._draft, self._target, self._table = draft, target, table
         self._changed, self._size = changed, size
+        self.moved = ""
+        self.published = False
 
     @property
     def path(self) -> str:
@@ -73,6 +88,7 @@ class FolderStage:
             except OSError as error:
                 message = f"could not be renamed: {error.strerror}; nothing was changed"
                 raise WriteError(message, where=target.shown) from None
+            self.published = True
             flush_folder(target.path.parent)
         return Written(
             path=target.shown,
@@ -85,8 +101,12 @@ class FolderStage:
 
 def _fill_folder(draft: Path, table: TensorTable, plan: RepairPlan, note: Note) -> tuple[int, int]:
     """Make the shards with edits anew, link the rest; returns bytes changed, and in all."""
+    for change in plan.changes:
+        if not isinstance(change, Edit) or in_place(table[change.tensor]) is None:
+            message = f"{change.title!r:.200} cannot be written to a sharded set"
+            raise UnsupportedError(message, where=table.path, hint="repair the shard by itself")
     shards = {file: [e for e in plan.edits if in_place(table[e.tensor]) is file]
-              for file in table.files}  # fmt: skip
+              for file in table.files if not file.temporary}  # fmt: skip
     home = Path(table.files[0].name).parent
     marks: list[Mark] = []
     size = 0
@@ -97,10 +117,12 @@ def _fill_folder(draft: Path, table: TensorTable, plan: RepairPlan, note: Note) 
             with Draft(path) as new:
                 marks += fill(new, file, table, tuple(edits), (), note)
                 new.publish()
+        elif file is table.files[0]:
+            _copy(file, path)
         else:
-            _link(file.name, path)
+            _link(file, path)
     for beside in _beside(home, {Path(file.name).name for file in table.files}):
-        _link(str(beside), draft / beside.name)
+        _copy_path(beside, draft / beside.name)
     flush_folder(draft)
     return sum(mark.changed for mark in marks), size
 
@@ -113,22 +135,29 @@ def _beside(home: Path, taken: set[str]) -> Iterator[Path]:
     for path in sorted(home.iterdir()):
         if path.name in taken or path.name.startswith(".") or not path.is_file():
             continue
+        if path.name.endswith(".index.json"):
+            continue  # of another set of shards, which stays where it is
         if path.suffix in (".json", ".txt", ".model", ".md", ".jinja", "") and (
             path.stat().st_size <= _SMALL
         ):
             yield path
 
 
-def _link(source: str, path: Path) -> None:
-    """Give a file a second name in the new folder, or copy it."""
+def _link(file: FileSource, path: Path) -> None:
+    """Give a shard a second name in the new folder, or copy it."""
     try:
-        os.link(os.path.realpath(source), path)
+        os.link(os.path.realpath(file.name), path)
     except OSError:
-        file = FileSource(source)
-        try:
-            _copy(file, path)
-        finally:
-            file.close()
+        _copy(file, path)
+
+
+def _copy_path(source: Path, path: Path) -> None:
+    """Copy a small file: somebody may edit it in one of the folders and mean that one."""
+    file = FileSource(source)
+    try:
+        _copy(file, path)
+    finally:
+        file.close()
 
 
 def _copy(file: FileSource, path: Path) -> None:

@@ -31,6 +31,7 @@ __all__ = ["NumberPatch", "Scalars", "TreePickle", "number_patch", "scalars_read
 Scalars = Callable[[bytes], Mapping[str, float | int]]
 """Reads the numbers of a pickle by name, as `TensorTable.scalars` has them."""
 
+ADVICE: Final = "load the checkpoint with its framework, set the number, and save it anew"
 MAX_READS: Final = 200
 """Finding one of a million takes 20; more only where numbers in question are keys as well."""
 
@@ -88,8 +89,7 @@ def tree_pickle(table: TensorTable) -> TreePickle:
     """
     if table.format not in _READ or len(table.files) != 1:
         message = f"numbers of a {table.format} file cannot be changed"
-        hint = "load it with its framework, set the number, and save it anew"
-        raise UnsupportedError(message, where=table.path, hint=hint)
+        raise UnsupportedError(message, where=table.path, hint=ADVICE)
     source = table.files[0]
     if table.format == "torch-legacy":
         stream = PickleStream(source)
@@ -166,7 +166,7 @@ def number_patch(pickle: bytes, name: str, value: float, scalars: Scalars) -> Nu
         message = (
             f"{name!r:.200} is stored in {len(holder.raw)} bytes, which cannot hold {_shown(value)}"
         )
-        hint = f"give a value from {room[0]} to {room[1]}" if room else "give another value"
+        hint = f"give a value from {room[0]} to {room[1]}" if room else ADVICE
         raise UnsupportedError(message, hint=hint)
     changed = search.changed_by(holder)
     after = search.read([(holder, data)])
@@ -305,5 +305,4 @@ class _Search:
     def lost(self) -> UnsupportedError:
         """Make the refusal to change a number that cannot be told from the rest of the pickle."""
         message = f"{self.name!r:.200} cannot be changed in place: no bytes hold it alone"
-        hint = "load the checkpoint with its framework, set the number, and save it anew"
-        return UnsupportedError(message, hint=hint)
+        return UnsupportedError(message, hint=ADVICE)

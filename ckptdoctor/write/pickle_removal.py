@@ -147,7 +147,7 @@ class _Surgery:
     """One copy of a pickle without its cuts.
 
     What is copied is interrupted at points: memo opcodes, frames, DUP, and where a value starts
-    that stands in a cut and has an index in the memo.
+    that stands in a cut and has a slot in the memo.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class _Surgery:
         self.frames = dict(traced.frames)
         self.copies = set(traced.copies)
         self.numbers: dict[int, int] = {}
-        """Index in the memo -> the one it has in the copy; only what was copied already."""
+        """Slot in the memo -> the one it has in the copy; only what was copied already."""
         self.begun: set[int] = set()
         self.frame = self.frame_end = -1
         self.counted = any(memo.code == MEMOIZE for memo in traced.memos)
@@ -173,9 +173,9 @@ class _Surgery:
         )
 
     def _define(self, memo: Memo) -> None:
-        if memo.index in self.defined or (self.counted and memo.code != MEMOIZE):
+        if memo.slot in self.defined or (self.counted and memo.code != MEMOIZE):
             raise self._no("its memo is written in an unusual way")
-        self.defined[memo.index] = memo
+        self.defined[memo.slot] = memo
         if self._cut_at(memo.start) is not None:
             self.starts.setdefault(memo.span.start, []).append(memo)
 
@@ -207,12 +207,12 @@ class _Surgery:
                     self._close_frame()
                 known = self._known(at, stop) if moved else None
                 if known is not None:
-                    self._get(known.index, ord("h"))
+                    self._get(known.slot, ord("h"))
                     at = known.span.stop
                     continue
                 memo = self.memos.get(at)
-                if memo is not None and memo.code in GETS and memo.index not in self.numbers:
-                    span = self._movable(memo.index)
+                if memo is not None and memo.code in GETS and memo.slot not in self.numbers:
+                    span = self._movable(memo.slot)
                     todo += [(memo.stop, stop, moved), (*span, True)]
                     break
                 at = self._step(at, stop, memo, moved)
@@ -221,11 +221,11 @@ class _Surgery:
         """Copy up to the next point; gives where that is."""
         if memo is not None:
             if memo.code in GETS:
-                self._get(memo.index, memo.code, self.pickle[at : memo.stop])
+                self._get(memo.slot, memo.code, self.pickle[at : memo.stop])
             else:
-                if memo.index in self.numbers:  # a tuple that holds itself
+                if memo.slot in self.numbers:  # a tuple that holds itself
                     raise self._no("what it shares with the rest holds itself")
-                self.numbers[memo.index] = len(self.numbers) if self.counted else memo.index
+                self.numbers[memo.slot] = len(self.numbers) if self.counted else memo.slot
                 self.out += self.pickle[at : memo.stop]
             return memo.stop
         if at in self.frames:
@@ -246,23 +246,23 @@ class _Surgery:
         found = [
             memo
             for memo in self.starts.get(at, ())
-            if memo.index in self.numbers and memo.span.stop <= stop
+            if memo.slot in self.numbers and memo.span.stop <= stop
         ]
         return max(found, key=lambda memo: memo.span.stop) if found else None
 
-    def _movable(self, index: int) -> tuple[int, int]:
+    def _movable(self, slot: int) -> tuple[int, int]:
         """Bytes that spell a value which went with a cut and is needed behind it."""
-        memo = self.defined[index]
+        memo = self.defined[slot]
         cut = self._cut_at(memo.start)
         inside = cut is not None and cut[0] <= memo.span.start and memo.span.stop <= cut[1]
-        if not inside or index in self.begun:
+        if not inside or slot in self.begun:
             raise self._no("what it shares with the rest cannot be moved there")
-        self.begun.add(index)
+        self.begun.add(slot)
         return memo.span.start, memo.span.stop
 
-    def _get(self, index: int, code: int, raw: bytes = b"") -> None:
-        number = self.numbers[index]
-        if raw and number == index:
+    def _get(self, slot: int, code: int, raw: bytes = b"") -> None:
+        number = self.numbers[slot]
+        if raw and number == slot:
             self.out += raw
         elif code == ord("h") and number < 256:
             self.out += b"h" + bytes([number])

@@ -34,12 +34,12 @@ class Span:
 
 
 class Memo(NamedTuple):
-    """A PUT, MEMOIZE or GET: the opcode's bytes, its index in the memo, and the value."""
+    """A PUT, MEMOIZE or GET: the opcode's bytes, its slot in the memo, and the value."""
 
     start: int
     stop: int
     code: int
-    index: int
+    slot: int
     span: Span
 
 
@@ -161,8 +161,8 @@ def _note(
         found.memos.append(Memo(at, stop, code, len(machine.memo) - 1, spans[-1]))
     elif code in PUTS or code in GETS:
         raw = pickle[at + 1 : stop]
-        index = int(raw) if code in b"pg" else int.from_bytes(raw, "little")
-        found.memos.append(Memo(at, stop, code, index, spans[-1]))
+        slot = int(raw) if code in b"pg" else int.from_bytes(raw, "little")
+        found.memos.append(Memo(at, stop, code, slot, spans[-1]))
     elif code == FRAME:
         found.frames.append((at, stop + int.from_bytes(pickle[at + 1 : stop], "little")))
     elif code == _DUP:

@@ -62,11 +62,20 @@ def _replace(draft: Draft, target: Target, source: FileSource, written: Written)
         raise  # what appeared under the backup's name is not ours
     except BaseException:
         # Once the draft took the place, the backup is all that is left of the original.
-        if backup is not None and made and not draft.published:
+        if backup is not None and made and _stands(source, target.path):
             with contextlib.suppress(OSError):
                 backup.unlink()
         raise
     return dataclasses.replace(written, backup=str(backup) if backup else "")
+
+
+def _stands(source: FileSource, path: Path) -> bool:
+    """Whether a path still is the input itself, by inode."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (source.identity.device, source.identity.inode)
 
 
 def _give_owner(draft: Draft, source: FileSource) -> None:
@@ -92,4 +101,3 @@ def _keep(source: FileSource, path: Path, backup: Path) -> None:
                 raise copy.failed("written", error) from None
             copy.flush(stat.S_IMODE(os.fstat(source.fd).st_mode))
             copy.publish()
-

@@ -63,9 +63,7 @@ def default_output(path: str, *, folder: bool = False) -> str:
         base = where if where.is_dir() else where.parent
         if base.name in ("", ".."):
             base = base.resolve()
-        return str(base.with_name(f"{base.name or 'checkpoint'}.repaired")) if base.name else (
-            "checkpoint.repaired"
-        )
+        return str(base.parent / f"{base.name or 'checkpoint'}.repaired")
     name = where.name
     suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), where.suffix)
     stem = name[: len(name) - len(suffix)]

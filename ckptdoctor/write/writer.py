@@ -31,6 +31,14 @@ class Stage(Protocol):
     def path(self) -> str:
         """Where the draft can be read."""
 
+    @property
+    def moved(self) -> str:
+        """Why bytes moved; empty where every other byte stayed in its place."""
+
+    @property
+    def published(self) -> bool:
+        """Whether it took its target's place, even if `publish` raised behind that."""
+
     def publish(self) -> Written:
         """Put the draft in its place.
 
@@ -99,6 +107,14 @@ class _FileStage:
     @property
     def path(self) -> str:
         return str(self._draft.path)
+
+    @property
+    def moved(self) -> str:
+        return self._moved
+
+    @property
+    def published(self) -> bool:
+        return self._draft.published
 
     def publish(self) -> Written:
         size = os.fstat(self._draft.fd).st_size

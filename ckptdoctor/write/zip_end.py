@@ -70,7 +70,7 @@ def _directory_stop(source: ByteSource, members: Sequence[Member], empty: int) -
         return empty
     last = max(member.entry for member in members)
     lengths = struct.unpack("<3H", source.pread(last + 28, 6))
-    return last + CENTRAL_BYTES + sum(lengths)
+    return int(last + CENTRAL_BYTES + sum(lengths))
 
 
 def end_records(end: End, entries: int, directory: int, size: int) -> bytes:

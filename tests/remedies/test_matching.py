@@ -235,6 +235,53 @@ def test_a_batchnorm_that_lacks_gamma_or_beta_is_matched_with_one_that_does_not_
     assert_every_tensor_is_paired_with_itself(one, other)
 
 
+def test_numbers_of_variables_are_not_taken_for_names(tmp_path):
+    """vars/1 is a mean where gamma is missing, and a beta where it is not."""
+    layers = patients.keras_state()
+    fewer = layers | {"bn2": {part: layers["bn2"][part] for part in ORDER if part != "gamma"}}
+    one = save_weights(tmp_path / "one", layers)
+    other = save_weights(tmp_path / "other", fewer)
+    with open_checkpoint(one) as ours, open_checkpoint(other) as theirs:
+        pairs = match(ours, theirs).pairs
+        group = "layers/batch_normalization_1/vars"
+        assert pairs[f"{group}/2"] == f"{group}/1"
+        assert pairs[f"{group}/3"] == f"{group}/2"
+
+
+def test_names_stand_as_they_are_where_the_sessions_made_another_number_of_layers(tmp_path):
+    layers = patients.keras_state()
+    names = {"conv1": "conv2d", "conv2": "conv2d_1", "conv3": "conv2d_2"}
+    one = patients.save_keras(tmp_path / "one.h5", renamed(layers, names))
+    fewer = {name: value for name, value in renamed(layers, names).items() if name != "conv2d"}
+    other = patients.save_keras(tmp_path / "other.h5", fewer)
+    with open_checkpoint(one) as ours, open_checkpoint(other) as theirs:
+        found = match(ours, theirs)
+        assert all(name == partner for name, partner in found.pairs.items())
+        assert sum("conv2d" in name for name in found.pairs) == 2
+
+
+def test_layers_without_names_are_in_the_order_of_their_numbers_not_of_the_alphabet(tmp_path):
+    layers = {
+        f"fc{i}": {"kernel": np.full((3, 3), i, np.float32), "bias": np.full(3, i, np.float32)}
+        for i in range(12)
+    }
+    one = patients.save_keras(tmp_path / "one.h5", layers)
+    other = save_weights(tmp_path / "other", distinct(layers), named=False)
+    with open_checkpoint(one) as ours, open_checkpoint(other) as theirs:
+        pairs = match(ours, theirs).pairs
+        assert pairs["model_weights/fc11/fc11/kernel:0"] == "layers/dense_11/vars/0"
+        assert pairs["model_weights/fc2/fc2/bias:0"] == "layers/dense_2/vars/1"
+
+
+def test_layers_that_both_sides_name_otherwise_are_not_matched_by_order(tmp_path):
+    layers = patients.keras_state()
+    one = patients.save_keras(tmp_path / "one.h5", layers)
+    names = {name: f"other_{name}" for name in layers}
+    other = save_keras_zip(tmp_path / "other.keras", renamed(layers, names))
+    with open_checkpoint(one) as ours, open_checkpoint(other) as theirs:
+        assert match(ours, theirs).matched == 0
+
+
 def test_the_model_is_matched_with_the_model_and_the_average_with_the_average():
     state = {"model.w": [[1.0]], "ema.w": [[2.0]]}
     assert found(state, state).pairs == {"model.w": "model.w", "ema.w": "ema.w"}
@@ -250,10 +297,12 @@ def test_an_exact_name_wins_over_one_that_is_the_same_without_wrappers():
 
 
 def test_the_longest_common_end_decides_between_two_states():
-    donor = {"a.state_dict.model.fc.weight": [[1.0]], "state_dict.model.fc.weight": [[1.0]]}
-    assert found({"model.fc.weight": [[1.0]]}, donor).pairs["model.fc.weight"] == (
-        "state_dict.model.fc.weight"
-    )
+    donor = {"model_state_dict.net.fc.weight": [[1.0]], "state_dict.model.fc.weight": [[1.0]]}
+    for names in (list(donor), list(reversed(donor))):
+        state = {name: donor[name] for name in names}
+        for first in ("net", "model"):
+            name = f"{first}.fc.weight"
+            assert found({name: [[1.0]]}, state).pairs[name].endswith(name)
 
 
 def test_other_shapes_are_told_and_not_paired():

@@ -55,6 +55,11 @@ def test_picked_elements_are_those_at_the_indices(indices, held):
     assert pick(table, table["w"], at).tolist() == at.tolist()
 
 
+def test_an_element_at_the_start_of_a_block_is_picked_too():
+    table = TensorTable.from_arrays({"w": np.arange(200_000, dtype=np.float32)})
+    assert pick(table, table["w"], np.array([3, 65_536])).tolist() == [3, 65_536]
+
+
 def test_blocks_without_picked_elements_are_not_read():
     table, source = stored(np.arange(300_000, dtype=np.float32))
     assert pick(table, table["w"], np.array([5, 7, 299_999])).tolist() == [5, 7, 299_999]
@@ -205,10 +210,6 @@ def test_what_cannot_be_compared_is_left_out(a, b):
     one = TensorTable.from_arrays({"a": a, "w": [3.0, 4.0]})
     other = TensorTable.from_arrays({"a": b, "w": [3.0, 4.0]})
     assert compare(one, other, {"a": "a", "w": "w"}).tensors == 1
-
-
-def test_named_tensors_are_skipped():
-    assert distance([1.0], [2.0], skip={"a"}) is None
 
 
 def test_the_worst_tensor_is_named_and_the_median_is_the_middle():

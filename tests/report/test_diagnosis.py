@@ -100,7 +100,7 @@ class TestFoundingCase:
         long = [
             line for line in text_of(founding_case, width=width).splitlines() if len(line) > width
         ]
-        assert all("ckptdoctor inspect" in line for line in long)
+        assert all("  ckptdoctor " in line for line in long)
 
     def test_prose_stays_readable_on_wide_terminals(self, founding_case):
         prose = text_of(founding_case, width=200).partition("  serve ")[0].splitlines()[4:]

@@ -59,7 +59,12 @@ def test_document_and_report_have_the_keys_of_the_contract():
     assert finding["code"] == "NF001"
     assert finding["severity"] == "error"
     assert finding["measured"] == {"elements": 2, "nan": 1, "first": [1]}
-    assert finding["fix"] is None
+    assert finding["fix"] == {
+        "title": "the tensor from an older checkpoint",
+        "class": "statistical",
+        "remedy": "graft",
+        "options": "--donor OLD --tensor w",
+    }
 
 
 def test_refused_file_has_an_error_and_nothing_made_up():
