@@ -16,7 +16,7 @@ from ..errors import CkptDoctorError, FormatError, UnsupportedError, UsageError,
 from ..sources import FileSource
 from .hdf5 import read_hdf5
 from .hdf5_check import ADVICE, MAX_RATIO
-from .hdf5_edit_files import copy_tail, kept_tail, opened_file
+from .hdf5_edit_files import copy_tail, end_of_data, kept_tail, opened_file
 from .hdf5_edit_process import File, Lost, Payload, run
 from .json_number import with_number
 
@@ -121,6 +121,7 @@ def remove(draft: Path, output: Path, groups: Sequence[str], *, trust: bool = Fa
         opened_file(draft, os.O_RDONLY) as source,
         opened_file(output, flags, empty=True) as target,
     ):
+        end_of_data(source.path)
         limit = 2 * source.size + SLACK
         _run("remove", [source, target], {"without": [*groups]}, limit=limit, trust=trust)
         copy_tail(source, target.fd, target.path)
@@ -190,14 +191,14 @@ def _run(
     limit: int,
     trust: bool,
 ) -> None:
-    where = files[-1].path
+    where, target = files[0].path, files[-1].path
     try:
         answer = run(verb, files, job, payload, limit=limit, trust=trust)
     except Lost as error:
         message = f"the HDF5 writer process {error}; nothing was changed"
-        raise WriteError(message, where=where, hint=_TRUST) from None
+        raise WriteError(message, where=target, hint=_TRUST) from None
     if "error" in answer:
-        raise _error(answer, where)
+        raise _error(answer, target if answer.get("kind") == "write" else where)
 
 
 def _error(answer: Mapping[str, Any], where: str) -> CkptDoctorError:

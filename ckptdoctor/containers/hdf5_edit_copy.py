@@ -27,9 +27,12 @@ def remove(windows: Sequence[Window], job: Mapping[str, Any], inbox: Inbox) -> i
     source, target = windows
     start = _start_of(source)
     old = opened(source)
-    new = opened(target, old.get_create_plist(), _oldest_format(source, start))
+    root = h5g.open(old, b"/")
+    create = old.get_create_plist()
+    _keep_order(root, create)
+    new = opened(target, create, _oldest_format(source, start))
     copied = _Copy(new, job["without"])
-    copied.tree(h5g.open(old, b"/"), h5g.open(new, b"/"))
+    copied.tree(root, h5g.open(new, b"/"))
     new.close()
     for first in range(0, start, _BLOCK):  # what stands before the HDF5 data: the user block
         block = memoryview(bytearray(min(_BLOCK, start - first)))
@@ -153,9 +156,21 @@ class _Copy:
         if not isinstance(thing, h5g.GroupID):
             h5o.copy(old, name, new, name, lcpl=create)
             return None
-        made = h5g.create(new, name, create, thing.get_create_plist())
+        # Its own list of properties holds the addresses of its links, where it keeps their order.
+        properties = h5p.create(h5p.GROUP_CREATE)
+        _keep_order(thing, properties)
+        made = h5g.create(new, name, create, properties)
         _copy_facts(thing, made)
         return thing, made
+
+
+def _keep_order(old: Any, properties: Any) -> None:
+    """Have a new group keep the order of links and attributes where the old one does."""
+    found = old.get_create_plist()
+    properties.set_link_creation_order(found.get_link_creation_order())
+    properties.set_attr_creation_order(found.get_attr_creation_order())
+    properties.set_attr_phase_change(*found.get_attr_phase_change())
+    properties.set_obj_track_times(found.get_obj_track_times())
 
 
 def _copy_facts(old: Any, new: Any) -> None:

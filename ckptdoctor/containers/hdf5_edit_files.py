@@ -13,7 +13,7 @@ from .hdf5 import check_superblock
 from .hdf5_edit_process import File
 from .hdf5_process import magic_offset
 
-__all__ = ["copy_tail", "kept_tail", "opened_file"]
+__all__ = ["copy_tail", "end_of_data", "kept_tail", "opened_file"]
 
 _BLOCK = 1 << 20
 
@@ -43,7 +43,7 @@ def opened_file(path: Path, flags: int = os.O_RDWR, *, empty: bool = False) -> I
 @contextlib.contextmanager
 def kept_tail(file: File) -> Iterator[None]:
     """Put what stands behind the HDF5 data back behind it: HDF5 writes over it, or cuts it off."""
-    if _end_of_data(file.path) == file.size:
+    if end_of_data(file.path) == file.size:
         yield
         return
     import tempfile  # noqa: PLC0415
@@ -63,11 +63,11 @@ def copy_tail(source: File, target: int, where: str) -> None:
     WriteError
         If that takes no more.
     """
-    os.lseek(source.fd, _end_of_data(source.path), os.SEEK_SET)
+    os.lseek(source.fd, end_of_data(source.path), os.SEEK_SET)
     _copy(source.fd, target, where)
 
 
-def _end_of_data(path: str) -> int:
+def end_of_data(path: str) -> int:
     """Where the HDF5 data ends, as the superblock says.
 
     Raises

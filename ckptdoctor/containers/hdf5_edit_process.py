@@ -127,8 +127,20 @@ def _here(
     from .hdf5_edit_worker import Inbox, Window, perform  # noqa: PLC0415
 
     pieces = (bytes(piece) for part in payload for piece in part() if len(piece))
+    failed: list[BaseException] = []
+
+    def more() -> bytes:
+        try:
+            return next(pieces, b"")
+        except BaseException as error:
+            failed.append(error)
+            raise
+
     windows = [Window(f.fd, f.base, f.size, writable=f.writable) for f in files]
-    return perform(windows, {**job, "verb": verb}, Inbox(lambda: next(pieces, b"")))
+    answer = perform(windows, {**job, "verb": verb}, Inbox(more))
+    if failed:
+        raise failed[0]  # of what makes the values, not of the file
+    return answer
 
 
 @contextlib.contextmanager

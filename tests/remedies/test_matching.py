@@ -262,15 +262,15 @@ def test_names_stand_as_they_are_where_the_sessions_made_another_number_of_layer
 
 def test_layers_without_names_are_in_the_order_of_their_numbers_not_of_the_alphabet(tmp_path):
     layers = {
-        f"fc{i}": {"kernel": np.full((3, 3), i, np.float32), "bias": np.full(3, i, np.float32)}
+        f"fc{50 - i}": {"kernel": np.full((3, 3), i, np.float32), "bias": np.full(3, i, np.float32)}
         for i in range(12)
     }
     one = patients.save_keras(tmp_path / "one.h5", layers)
     other = save_weights(tmp_path / "other", distinct(layers), named=False)
     with open_checkpoint(one) as ours, open_checkpoint(other) as theirs:
         pairs = match(ours, theirs).pairs
-        assert pairs["model_weights/fc11/fc11/kernel:0"] == "layers/dense_11/vars/0"
-        assert pairs["model_weights/fc2/fc2/bias:0"] == "layers/dense_2/vars/1"
+        assert pairs["model_weights/fc39/fc39/kernel:0"] == "layers/dense_11/vars/0"
+        assert pairs["model_weights/fc48/fc48/bias:0"] == "layers/dense_2/vars/1"
 
 
 def test_layers_that_both_sides_name_otherwise_are_not_matched_by_order(tmp_path):
