@@ -76,6 +76,10 @@ STORAGES = {
 }
 
 
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape)
+
+
 def torch_value() -> dict[str, Any]:
     """State dict with every kind of view: tied, overlapping, transposed, with gaps, expanded."""
     where = tb.storage("0", "FloatStorage", 600)
@@ -232,8 +236,8 @@ CODES = {"float32": "F32", "float16": "F16", "int64": "I64", "bool": "BOOL", "ui
 def safetensors(path: Path, arrays: dict[str, np.ndarray] | None = None, **more: Any) -> None:
     if arrays is None:
         arrays = {
-            "a.weight": RANDOM.standard_normal((30, 20)).astype(np.float32),
-            "a.half": RANDOM.standard_normal(3000).astype(np.float16),
+            "a.weight": normal(30, 20).astype(np.float32),
+            "a.half": normal(3000).astype(np.float16),
             "a.steps": np.arange(5),
             "a.mask": np.array([True, False, True]),
             "a.empty": np.zeros((0, 2), np.float32),
@@ -255,12 +259,12 @@ def safetensors(path: Path, arrays: dict[str, np.ndarray] | None = None, **more:
 
 def npz(path: Path) -> None:
     arrays: dict[str, Any] = {
-        "plain": RANDOM.standard_normal((7, 9)),
-        "big": RANDOM.standard_normal(50).astype(">f4"),
-        "fortran": np.asfortranarray(RANDOM.standard_normal((6, 5)).astype(np.float32)),
+        "plain": normal(7, 9),
+        "big": normal(50).astype(">f4"),
+        "fortran": np.asfortranarray(normal(6, 5).astype(np.float32)),
         "counts": np.arange(9, dtype=">i8"),
         "mask": np.array([True, False]),
-        "pairs": RANDOM.standard_normal(8).astype(">c8"),
+        "pairs": normal(8).astype(">c8"),
     }
     np.savez(path.with_suffix(".npz"), **arrays)
     path.with_suffix(".npz").rename(path)
@@ -319,7 +323,7 @@ def keras_zip(path: Path, **how: bool) -> None:
 def keras_zip_of_npz(path: Path) -> None:
     """An archive in the archive: its checksums lie under the checksum of the whole."""
     inner = io.BytesIO()
-    np.savez(inner, **{"layers/dense/vars/0": RANDOM.standard_normal((8, 9)).astype("f4")})
+    np.savez(inner, **{"layers/dense/vars/0": normal(8, 9).astype("f4")})
     members = {
         "metadata.json": json.dumps({"keras_version": "3.5.0"}).encode(),
         "config.json": json.dumps({"class_name": "Sequential", "config": {}}).encode(),
@@ -330,9 +334,9 @@ def keras_zip_of_npz(path: Path) -> None:
 
 def hdf5_with_userblock(path: Path) -> None:
     with h5py.File(path, "w", userblock_size=1024, libver="latest") as file:
-        file["big"] = RANDOM.standard_normal((12, 5)).astype(">f8")
-        file["little"] = RANDOM.standard_normal(40).astype("<f4")
-        file["group/half"] = RANDOM.standard_normal(11).astype("<f2")
+        file["big"] = normal(12, 5).astype(">f8")
+        file["little"] = normal(40).astype("<f4")
+        file["group/half"] = normal(11).astype("<f2")
         file["second name"] = file["little"]
     data = path.read_bytes()
     path.write_bytes(b"# notes of whoever made this file\n".ljust(512) + data[512:])
@@ -420,8 +424,9 @@ def random_edits(random: np.random.Generator, table: TensorTable) -> list[Edit]:
     taken: list[set[int]] = []
     for name in random.permutation(names).tolist()[: int(random.integers(1, 5))]:
         info = table[name]
-        mine = set(byte_places(info, None).tolist())
-        if any(mine & other for other in taken):
+        places = byte_places(info, None).tolist()
+        mine = set(places)
+        if len(mine) < len(places) or any(mine & other for other in taken):
             continue
         taken.append(mine)
         at = some_indices(random, info.size)

@@ -98,15 +98,19 @@ def copy_attributes(source: Any, target: Any) -> None:
 def set_attribute(windows: Sequence[Window], job: Mapping[str, Any], inbox: Inbox) -> str:
     """Replace the text of a string attribute; how it is stored stays, if it fits there."""
     text = bytes(inbox.take(inbox.number()))
-    file = opened(windows[0])
-    owner = found(file, job["path"])
-    name = job["name"].encode()
+    with opened(windows[0]) as file:
+        _replace(found(file, job["path"]), job["name"], text)
+    return "done"
+
+
+def _replace(owner: Any, shown: str, text: bytes) -> None:
+    name = shown.encode()
     if not h5a.exists(owner, name):
-        raise Declined("missing", f"no attribute {job['name'][:200]!r}")
+        raise Declined("missing", f"no attribute {shown[:200]!r}")
     attribute = h5a.open(owner, name)
     kind = attribute.get_type()
     if kind.get_class() != h5t.STRING or math.prod(attribute.shape) != 1:
-        raise Declined("unsupported", f"attribute {job['name'][:200]!r} is no string")
+        raise Declined("unsupported", f"attribute {shown[:200]!r} is no string")
     if b"\0" in text:
         raise Declined("unsupported", "a text with a zero in it")
     if kind.is_variable_str():
@@ -117,8 +121,6 @@ def set_attribute(windows: Sequence[Window], job: Mapping[str, Any], inbox: Inbo
     else:
         _check_text(value_of(attribute).tobytes())
         _set_fixed(owner, name, attribute, text)
-    file.close()
-    return "done"
 
 
 def _check_text(old: bytes | str) -> None:

@@ -26,14 +26,13 @@ def remove(windows: Sequence[Window], job: Mapping[str, Any], inbox: Inbox) -> i
     """Copy all but some groups; returns the number of objects copied."""
     source, target = windows
     start = _start_of(source)
-    old = opened(source)
-    root = h5g.open(old, b"/")
-    create = old.get_create_plist()
-    _keep_order(root, create)
-    new = opened(target, create, _oldest_format(source, start))
-    copied = _Copy(new, job["without"])
-    copied.tree(root, h5g.open(new, b"/"))
-    new.close()
+    with opened(source) as old:
+        root = h5g.open(old, b"/")
+        create = old.get_create_plist()
+        _keep_order(root, create)
+        with opened(target, create, _oldest_format(source, start)) as new:
+            copied = _Copy(new, job["without"])
+            copied.tree(root, h5g.open(new, b"/"))
     for first in range(0, start, _BLOCK):  # what stands before the HDF5 data: the user block
         block = memoryview(bytearray(min(_BLOCK, start - first)))
         source.seek(first)

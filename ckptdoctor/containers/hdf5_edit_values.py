@@ -30,12 +30,12 @@ Box = tuple[tuple[int, ...], tuple[int, ...]]
 
 def overwrite(windows: Sequence[Window], job: Mapping[str, Any], inbox: Inbox) -> int:
     """Set elements; the number of chunks, or blocks of other data, that were stored again."""
-    file = opened(windows[0])
     stored = 0
-    for edit in job["edits"]:
-        target = _Target(windows[0], _dataset(file, edit["path"]), inbox.number(), edit["path"])
-        stored += target.some(inbox) if edit["sparse"] else target.all(inbox)
-    file.close()
+    with opened(windows[0]) as file:
+        for edit in job["edits"]:
+            dataset = _dataset(file, edit["path"])
+            target = _Target(windows[0], dataset, inbox.number(), edit["path"])
+            stored += target.some(inbox) if edit["sparse"] else target.all(inbox)
     return stored
 
 

@@ -62,6 +62,7 @@ class Window:
         self.fd, self.base, self.size, self.writable = fd, base, size, writable
         self.at = 0
         self.failed: OSError | None = None
+        self.released = False
 
     def seek(self, offset: int, whence: int = 0) -> int:
         self.at = offset if whence == 0 else self.size + offset
@@ -72,7 +73,7 @@ class Window:
 
     def readinto(self, buffer: memoryview) -> int:
         view = memoryview(buffer)  # old versions of h5py have views of their own
-        end = min(len(view), max(0, self.size - self.at))
+        end = 0 if self.released else min(len(view), max(0, self.size - self.at))
         done = 0
         while done < end:
             got = _read_at(self.fd, self.base + self.at + done, view[done:end])
@@ -90,7 +91,7 @@ class Window:
         try:
             if not self.writable:
                 raise PermissionError(1, "opened for reading")
-            while view and self.failed is None:
+            while view and self.failed is None and not self.released:
                 done = _write_at(self.fd, self.at + length - len(view), view)
                 view = view[done:]
         except OSError as error:
@@ -100,7 +101,7 @@ class Window:
         return length
 
     def truncate(self, size: int) -> int:
-        if self.writable and self.failed is None:
+        if self.writable and self.failed is None and not self.released:
             try:
                 os.ftruncate(self.fd, size)
             except OSError as error:
@@ -112,9 +113,8 @@ class Window:
         pass
 
     def release(self) -> None:
-        """Touch the descriptor never again: HDF5 may close the file when its handles are collected."""
-        self.writable, self.size, self.fd = False, 0, -1
-        self.failed = self.failed or OSError("released")
+        """Touch the descriptor never again, whenever HDF5 closes the file."""
+        self.released = True
 
     def check(self) -> None:
         """Raise `Declined` if a write failed."""
@@ -143,15 +143,31 @@ else:  # Windows has no positioned access
         return os.write(fd, data)
 
 
-def opened(window: Window, create: Any = None, low: int = h5f.LIBVER_EARLIEST) -> Any:
-    """HDF5's handle on a window; with ``create`` (its creation properties) a new, empty file."""
+@contextlib.contextmanager
+def opened(window: Window, create: Any = None, low: int = h5f.LIBVER_EARLIEST) -> Iterator[Any]:
+    """HDF5's handle on a window; with ``create`` (its creation properties) a new, empty file.
+
+    After an error it is closed at once and nothing more is written: left open until the
+    interpreter ends, it would take the interpreter down.
+    """
     access = h5p.create(h5p.FILE_ACCESS)
     access.set_fileobj_driver(h5fd.fileobj_driver, window)
     access.set_fclose_degree(h5f.CLOSE_STRONG)
     access.set_libver_bounds(low, h5f.LIBVER_LATEST)
     if create is not None:
-        return h5f.create(b"checkpoint", h5f.ACC_TRUNC, create, access)
-    return h5f.open(b"checkpoint", h5f.ACC_RDWR if window.writable else h5f.ACC_RDONLY, access)
+        file = h5f.create(b"checkpoint", h5f.ACC_TRUNC, create, access)
+    else:
+        mode = h5f.ACC_RDWR if window.writable else h5f.ACC_RDONLY
+        file = h5f.open(b"checkpoint", mode, access)
+    access.close()
+    try:
+        yield file
+    except BaseException:
+        window.release()
+        with contextlib.suppress(Exception):
+            file.close()
+        raise
+    file.close()
 
 
 class Inbox:

@@ -25,18 +25,19 @@ MAX_OPAQUE = 2
 
 def compare(windows: Sequence[Window], job: Mapping[str, Any], inbox: Inbox) -> dict[str, Any]:
     """Compare; answers the first difference in words, and how many datasets were compared."""
-    one, other = map(opened, windows)
-    edited: dict[int, Indices | None] = {}
-    for edit in job["edited"]:
-        count = edit["count"]
-        indices = None if count < 0 else np.frombuffer(inbox.take(8 * count), "<i8")
-        edited[h5o.get_info(found(one, edit["path"])).addr] = indices
-    comparison = _Comparison(edited, job["without"], job["attributes"])
-    try:
-        comparison.trees(h5g.open(one, b"/"), h5g.open(other, b"/"))
-    except _Differs as difference:
-        return {"difference": str(difference)[:900], "datasets": comparison.datasets}
-    return {"difference": "", "datasets": comparison.datasets}
+    with opened(windows[0]) as one, opened(windows[1]) as other:
+        edited: dict[int, Indices | None] = {}
+        for edit in job["edited"]:
+            count = edit["count"]
+            indices = None if count < 0 else np.frombuffer(inbox.take(8 * count), "<i8")
+            edited[h5o.get_info(found(one, edit["path"])).addr] = indices
+        comparison = _Comparison(edited, job["without"], job["attributes"])
+        difference = ""
+        try:
+            comparison.trees(h5g.open(one, b"/"), h5g.open(other, b"/"))
+        except _Differs as found_:
+            difference = str(found_)[:900]
+    return {"difference": difference, "datasets": comparison.datasets}
 
 
 class _Differs(Exception):

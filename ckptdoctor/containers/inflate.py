@@ -57,6 +57,11 @@ class InflatingSource:
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         self._taken = self._at = self._crc = 0
 
+    @property
+    def offset(self) -> int:
+        """Where the deflated data lies in the source below."""
+        return self._offset
+
     def pread(self, offset: int, length: int) -> bytes:
         self._check(offset, length)
         with self._lock:

@@ -6,13 +6,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
-from ..edits import Change, Edit, Restamp, Trim
-from ..errors import UnsupportedError, UsageError, WriteError
+from ..edits import Change, Edit, NumberEdit, Restamp, Trim
+from ..errors import UsageError, WriteError
 from ..sources import FileSource
 from ..tensors import TensorTable
 from .checksums import Checksums
 from .copying import copy_file
 from .draft import Draft
+from .numbers import number_windows, stands_in_pickle
 from .verify import Mark, check_bytes
 from .windows import Window, in_place, windows_of, windows_of_all
 
@@ -32,15 +33,14 @@ def fill(
 ) -> list[Mark]:
     """Copy one file of a checkpoint, overwrite what the edits say, and compare the rest.
 
+    Changes that move bytes are left to `ckptdoctor.write.restructure`.
+
     Raises
     ------
-    UnsupportedError
-        If one of the other changes is no overwriting of bytes.
+    UsageError
+        If more is to be kept than there is.
     """
     for change in others:
-        if not isinstance(change, Edit | Trim | Restamp):
-            message = f"{change.title!r:.200} cannot be written to this kind of file"
-            raise UnsupportedError(message, where=table.path)
         if isinstance(change, Trim) and change.size > source.size:
             message = f"expected to keep at most {source.size:,} bytes, found {change.size:,}"
             raise UsageError(message, where=table.path)
@@ -65,10 +65,13 @@ def windows(
     source: FileSource, table: TensorTable, edits: Sequence[Edit], others: Sequence[Change] = ()
 ) -> Iterator[Window]:
     """Yield the windows of the edits of one file, then those of the checksums that they change."""
-    checksums = Checksums(table.checksums, source)
+    pickled = [change for change in others if isinstance(change, NumberEdit)]
+    numbers = number_windows(table, pickled if pickled and stands_in_pickle(table) else ())
+    checksums = Checksums((*table.checksums, *numbers.checksums), source)
     outer = Checksums(table.enclosing, source)
     mine = [edit for edit in edits if in_place(table[edit.tensor]) is source]
-    for window in windows_of_all((table[edit.tensor], edit) for edit in mine):
+    edited = windows_of_all((table[edit.tensor], edit) for edit in mine)
+    for window in (*numbers.windows, *edited) if numbers.windows else edited:
         checksums.note(window)
         outer.note(window)
         yield window

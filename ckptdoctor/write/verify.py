@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,14 @@ from ..sources import FileSource
 from ..tensors import Array, TensorInfo, TensorTable
 from .windows import Window, windows_of
 
-__all__ = ["Mark", "check_bytes", "check_elements", "check_same_tables", "elements"]
+__all__ = [
+    "Mark",
+    "check_bytes",
+    "check_elements",
+    "check_same_tables",
+    "check_untouched",
+    "elements",
+]
 
 _BLOCK = 1 << 20
 
@@ -111,6 +118,23 @@ def elements(table: TensorTable, name: str, indices: Array | None) -> Array:
         if stop == indices.size:
             break
     return np.concatenate(picked) if picked else np.zeros(0, info.kind.numpy)
+
+
+def check_untouched(before: TensorTable, after: TensorTable, touched: Collection[str]) -> None:
+    """Compare every tensor that nothing was to change, bit by bit.
+
+    Raises
+    ------
+    WriteError
+        At the first difference.
+    """
+    for name, info in before.infos.items():
+        if name in touched or info.encoding == "absent":
+            continue
+        one, other = before.blocks(info), after.blocks(after[name])
+        if any(a.tobytes() != b.tobytes() for a, b in zip(one, other, strict=True)):
+            message = f"{name!r:.200} is not what it was; nothing was changed"
+            raise WriteError(message, where=before.path)
 
 
 def check_elements(table: TensorTable, edits: Iterable[Edit]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,9 @@ def locate(source: ByteSource, offset: int) -> tuple[FileSource, int] | None:
     return (source, offset) if isinstance(source, FileSource) else None
 
 
+Ground = Callable[[ByteSource, int], tuple[ByteSource, int] | None]
+
+
 def in_place(info: TensorInfo) -> FileSource | None:
     """File in which the tensor's elements can be overwritten where they are; None for no such."""
     if info.extent is None or info.encoding != "plain" or info.kind.bits < 8:
@@ -44,8 +47,10 @@ def in_place(info: TensorInfo) -> FileSource | None:
     return found[0] if found is not None and not found[0].temporary else None
 
 
-def windows_of(info: TensorInfo, edit: Edit) -> Iterator[Window]:
+def windows_of(info: TensorInfo, edit: Edit, ground: Ground = locate) -> Iterator[Window]:
     """Bytes that an edit writes, in file order, neighbours in one window.
+
+    ``ground`` tells in which source, and where in it, the tensor's bytes are to be counted.
 
     Raises
     ------
@@ -56,7 +61,7 @@ def windows_of(info: TensorInfo, edit: Edit) -> Iterator[Window]:
     """
     if info.extent is None or info.encoding != "plain" or info.kind.bits < 8:
         raise UnsupportedError(f"{info.name!r:.200} cannot be overwritten in place")
-    found = locate(info.extent.source, info.extent.offset)
+    found = ground(info.extent.source, info.extent.offset)
     if found is None:
         raise UnsupportedError(f"{info.name!r:.200} is compressed")
     file, start = found
@@ -102,7 +107,7 @@ def _places(info: TensorInfo, indices: Array | None) -> Array:
     return sum((w * s for w, s in zip(where, steps, strict=True)), np.zeros_like(flat))
 
 
-def _whole(file: FileSource, start: int, raw: Array) -> Iterator[Window]:
+def _whole(file: ByteSource, start: int, raw: Array) -> Iterator[Window]:
     data = raw.reshape(-1)
     for at in range(0, data.size, LONGEST):
         new = data[at : at + LONGEST].tobytes()
@@ -110,7 +115,7 @@ def _whole(file: FileSource, start: int, raw: Array) -> Iterator[Window]:
 
 
 def _scattered(
-    file: FileSource, start: int, places: Array, raw: Array, width: int
+    file: ByteSource, start: int, places: Array, raw: Array, width: int
 ) -> Iterator[Window]:
     """Windows over elements that lie close together, each at most `LONGEST` and a gap long."""
     first = 0
@@ -125,7 +130,9 @@ def _scattered(
         first = stop
 
 
-def windows_of_all(pairs: Iterable[tuple[TensorInfo, Edit]]) -> Iterator[Window]:
+def windows_of_all(
+    pairs: Iterable[tuple[TensorInfo, Edit]], ground: Ground = locate
+) -> Iterator[Window]:
     """Bytes that edits of one file write, in file order, no byte twice.
 
     Edits may lie between each other's elements, and, through shared memory, in the same ones.
@@ -137,30 +144,30 @@ def windows_of_all(pairs: Iterable[tuple[TensorInfo, Edit]]) -> Iterator[Window]
     """
     group: list[tuple[TensorInfo, Edit]] = []
     reach = 0
-    for start, stop, info, edit in sorted(map(_span, pairs), key=lambda span: span[0]):
+    spans = [_span(info, edit, ground) for info, edit in pairs]
+    for start, stop, info, edit in sorted(spans, key=lambda span: span[0]):
         if start >= reach:
-            yield from _together(group)
+            yield from _together(group, ground)
             group = []
         group.append((info, edit))
         reach = max(reach, stop)
-    yield from _together(group)
+    yield from _together(group, ground)
 
 
-def _span(pair: tuple[TensorInfo, Edit]) -> tuple[int, int, TensorInfo, Edit]:
-    info, edit = pair
-    found = locate(info.extent.source, info.extent.offset) if info.extent else None
+def _span(info: TensorInfo, edit: Edit, ground: Ground) -> tuple[int, int, TensorInfo, Edit]:
+    found = ground(info.extent.source, info.extent.offset) if info.extent else None
     start = found[1] if found else 0
     return start, start + (info.extent.length if info.extent else 0), info, edit
 
 
-def _together(group: list[tuple[TensorInfo, Edit]]) -> Iterator[Window]:
+def _together(group: list[tuple[TensorInfo, Edit]], ground: Ground) -> Iterator[Window]:
     """Windows of edits whose tensors share bytes; at most two windows are held at a time."""
     if len(group) < 2:
         for info, edit in group:
-            yield from windows_of(info, edit)
+            yield from windows_of(info, edit, ground)
         return
     held: Window | None = None
-    parts = [windows_of(info, edit) for info, edit in group]
+    parts = [windows_of(info, edit, ground) for info, edit in group]
     for window in heapq.merge(*parts, key=lambda window: window.offset):
         if held is not None:
             cut = min(window.offset - held.offset, len(held.new))

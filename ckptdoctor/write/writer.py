@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
-from ..edits import RepairPlan
-from ..errors import UnsupportedError
+from ..edits import NumberEdit, Removal, RepairPlan
 from ..formats import open_path
 from ..formats.base import ReadOptions
 from ..outcome import Written
@@ -16,10 +16,11 @@ from ..tensors import TensorTable
 from .draft import Draft, remove_leftovers
 from .fill import Note, fill
 from .folder import staged_folder
+from .numbers import check_numbers
 from .publish import publish
+from .restructure import Moving, moving, restructure
 from .target import Target
-from .verify import Mark, check_elements, check_same_tables
-from .windows import in_place
+from .verify import Mark, check_elements, check_same_tables, check_untouched
 
 __all__ = ["Stage", "staged"]
 
@@ -85,10 +86,38 @@ def staged(
             check_draft(table, plan, folder.path, options)
             yield folder
         return
-    with Draft(target.path) as draft:
-        marks, moved = _fill_any(draft, table, plan, note, options)
+    with ExitStack() as stack:
+        draft = stack.enter_context(Draft(target.path))
+        marks = fill(draft, table.files[0], table, tuple(plan.edits), plan.changes, note)
+        parts = moving(table, plan)
+        if parts:
+            draft = _moved(stack, draft, table, plan, parts, options)
         compared = check_draft(table, plan, str(draft.path), options)
-        yield _FileStage(draft, table, target, marks, moved, compared)
+        yield _FileStage(draft, table, target, marks, parts.why, compared)
+
+
+def _moved(
+    stack: ExitStack,
+    first: Draft,
+    table: TensorTable,
+    plan: RepairPlan,
+    parts: Moving,
+    options: ReadOptions,
+) -> Draft:
+    """Write the changes that move bytes to a second draft; the first one goes."""
+    second = stack.enter_context(Draft(first.target))
+    try:
+        with open_path(first.path, options) as between:
+            restructure(between, parts, second.path, options)
+    except OSError as error:
+        raise second.failed("written", error) from None
+    first.discard()
+    second.flush(stat.S_IMODE(os.fstat(table.files[0].fd).st_mode))
+    with open_path(second.path, options) as again:
+        gone = removed(table, plan)
+        check_same_tables(table, again, gone)
+        check_untouched(table, again, {edit.tensor for edit in plan.edits} | set(gone))
+    return second
 
 
 class _FileStage:
@@ -134,18 +163,13 @@ class _FileStage:
 def check_draft(table: TensorTable, plan: RepairPlan, path: str, options: ReadOptions) -> int:
     """Read a draft through its adapter: the same tensors, the edited elements; returns how many."""
     with open_path(path, options) as again:
-        check_same_tables(table, again)
+        check_same_tables(table, again, removed(table, plan))
         check_elements(again, plan.edits)
+        check_numbers(table, again, [c for c in plan.changes if isinstance(c, NumberEdit)])
         return len(again)
 
 
-def _fill_any(
-    draft: Draft, table: TensorTable, plan: RepairPlan, note: Note, options: ReadOptions
-) -> tuple[list[Mark], str]:
-    """Fill a draft; returns what was written where, and why bytes moved if they did."""
-    del options
-    source = table.files[0]
-    for edit in plan.edits:
-        if in_place(table[edit.tensor]) is None:
-            raise UnsupportedError(f"{edit.tensor!r:.200} is compressed", where=table.path)
-    return fill(draft, source, table, tuple(plan.edits), plan.changes, note), ""
+def removed(table: TensorTable, plan: RepairPlan) -> tuple[str, ...]:
+    """Names of the tensors that a plan leaves out."""
+    gone = {name for c in plan.changes if isinstance(c, Removal) for name in c.names}
+    return tuple(name for name, info in table.infos.items() if info.path[0] in gone)
