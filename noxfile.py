@@ -90,7 +90,7 @@ def samples(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Write what README and docs/rules/ show of the program; the suite tests that it is current."""
     session.install("-e", ".", *_group("tests"))
-    generated = ["tests/test_readme.py", "tests/test_catalog.py"]
+    generated = ["tests/test_readme.py", "tests/test_catalog.py", "tests/test_repair_page.py"]
     session.run("pytest", "-q", *generated, env={"UPDATE_README": "1"})
 
 

@@ -66,12 +66,20 @@ def test_transcript_is_real():
     check("transcript", f"```console\n$ {command}\n{output}```\n")
 
 
-def test_examples_parse():
-    for line in block("sh", 2).strip().splitlines():
+def test_repair_transcript_is_real():
+    command = block("console", 1).splitlines()[0].removeprefix("$ ")
+    output = run(command).stdout.decode()
+    check("repair", f"```console\n$ {command}\n{output}```\n")
+
+
+def test_examples_parse(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for line in (block("sh", 2) + block("sh", 3)).strip().splitlines():
         words = shlex.split(line, comments=True)
         assert words.pop(0) == "ckptdoctor"
         words = [
-            str(README) if re.search(r"\.(pt|ckpt|safetensors)$", word) else word for word in words
+            str(README) if re.search(r"\.(pt|ckpt|h5|safetensors)$", word) else word
+            for word in words
         ]
         assert cli.run(words) in (0, 3)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import subprocess
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -497,3 +498,10 @@ def apart(data: bytes) -> list[tuple[str, int, set[int]]]:
             stated = {crc ^ zlib.crc32(held) if crc else -1 for crc in stated}
             found.append((info.filename, info.CRC and info.CRC ^ zlib.crc32(held), stated))
     return found
+
+
+def dead_process() -> int:
+    """Number of a process that ran and is gone."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid

@@ -230,7 +230,6 @@ class _Surgery:
             return memo.stop
         if at in self.frames:
             if not moved:
-                self._close_frame()
                 self.frame, self.frame_end = len(self.out), self.frames[at]
                 self.out += self.pickle[at : at + 9]
             return at + 9
@@ -252,13 +251,11 @@ class _Surgery:
 
     def _movable(self, slot: int) -> tuple[int, int]:
         """Bytes that spell a value which went with a cut and is needed behind it."""
-        memo = self.defined[slot]
-        cut = self._cut_at(memo.start)
-        inside = cut is not None and cut[0] <= memo.span.start and memo.span.stop <= cut[1]
-        if not inside or slot in self.begun:
+        if slot in self.begun:  # so that this ends, whatever the bytes are
             raise self._no("what it shares with the rest cannot be moved there")
         self.begun.add(slot)
-        return memo.span.start, memo.span.stop
+        span = self.defined[slot].span
+        return span.start, span.stop
 
     def _get(self, slot: int, code: int, raw: bytes = b"") -> None:
         number = self.numbers[slot]

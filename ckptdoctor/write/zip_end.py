@@ -57,7 +57,7 @@ def read_end(source: ByteSource, members: Sequence[Member]) -> End:
         before = locator - _END64.size
         if before >= 0 and source.pread(before, 4) == END64_SIGN:
             record64 = source.pread(before, _END64.size)
-    if _directory_stop(source, members, before) != before or (before != at and not record64):
+    if _directory_stop(source, members, before) != before:
         message = "the archive has records between its directory and its end that would not hold"
         hint = "load the model with its framework and save it anew"
         raise UnsupportedError(message, where=f"{source.name}+{before}", hint=hint)

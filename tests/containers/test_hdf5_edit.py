@@ -35,8 +35,7 @@ from ckptdoctor.errors import (
 )
 from ckptdoctor.formats.base import ReadOptions
 from ckptdoctor.formats.keras_h5 import KerasH5
-from ckptdoctor.keras.config import read_scalars
-from ckptdoctor.sources import FileSource, WindowSource
+from ckptdoctor.sources import FileSource
 
 TRUST = pytest.mark.parametrize("trust", [False, True], ids=["child", "in-process"])
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="limits are those of POSIX")
@@ -263,7 +262,7 @@ def test_any_edit_of_any_layout_changes_what_it_names(
     values = random.integers(0, 2, shape) * random.integers(1, 120, shape)
     values = values.astype(dtype)
     chunks = tuple(min(n, layout["chunk"]) for n in shape)
-    if layout["filter"] == "szip" and (chunks[-1] < 4 or dtype.kind in "c?"):
+    if layout["filter"] == "szip" and (np.prod(chunks) < 8 or dtype.kind in "c?"):  # its block
         layout = {**layout, "filter": "gzip"}
     with h5py.File(path, "w", libver=layout["libver"]) as file:
         file["before"] = np.arange(50.0)
@@ -441,7 +440,7 @@ def test_a_user_block_and_a_tail_stay(tmp_path: Path, trust: bool) -> None:
     assert output.stat().st_size < draft.stat().st_size
 
 
-# --- failures ------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 def filled(path: Path, **how: Any) -> Path:
@@ -638,7 +637,7 @@ def test_the_child_cannot(tmp_path: Path, attempt: str) -> None:
     assert path.read_bytes() == b""
 
 
-# --- leaving out groups --------------------------------------------------------------------------
+# --- leaving out groups ---------------------------------------------------------------------------
 
 
 def furnished(path: Path, **how: Any) -> Path:
@@ -773,7 +772,7 @@ def test_what_refers_to_other_objects_is_not_moved(tmp_path: Path, kind: str) ->
     assert same(path, draft, {("w",): np.array([0])}, trust=True)[0] == ""
 
 
-# --- attributes and numbers ----------------------------------------------------------------------
+# --- attributes and numbers -----------------------------------------------------------------------
 
 
 def with_attribute(path: Path, kind: str, text: str) -> Path:
@@ -872,266 +871,7 @@ def test_a_number_of_the_configuration_is_replaced(tmp_path: Path, trust: bool) 
             set_number(path, name, 0.5, trust=trust)
 
 
-@pytest.mark.parametrize(
-    ("text", "path", "value", "expected"),
-    [
-        ('{"a":{"b": 1e-3 }}', "a/b", 0.25, '{"a":{"b": 0.25 }}'),
-        ('{"a":1}', "a", 2.0, '{"a":2}'),
-        ('{"a":1}', "a", 2.5, '{"a":2.5}'),
-        ('{"a":1.0}', "a", 2, '{"a":2.0}'),
-        ('{"a":-1}', "a", -3, '{"a":-3}'),
-        ('{"a":NaN}', "a", 3, '{"a":3.0}'),
-        ('{"a":-Infinity,"b":1}', "a", 3, '{"a":3.0,"b":1}'),
-        ('{"a":1,"a":2}', "a", 3, '{"a":1,"a":3}'),
-        ('{"a":{"b":1},"a":{"b":2}}', "a/b", 3, '{"a":{"b":1},"a":{"b":3}}'),
-        ('{"b":{"a":1},"a":5}', "a", 3, '{"b":{"a":1},"a":3}'),
-        ('{"c":[{"a":1}, {}, [2]],"a":5}', "a", 3, '{"c":[{"a":1}, {}, [2]],"a":3}'),
-        (r'{"\u0061\"":{"}":5}}', 'a"/}', 3, r'{"\u0061\"":{"}":3}}'),
-        ('{"a":"a","x":"{","b":{"a":7},"c":7}', "c", 3, '{"a":"a","x":"{","b":{"a":7},"c":3}'),
-        (f'{{"{"k" * 90}":7}}', "k" * 80, 3, f'{{"{"k" * 90}":3}}'),
-        ('{"a/b":7}', "a/b", 3, '{"a/b":3}'),
-        ('{"":{"a":7}}', "/a", 3, '{"":{"a":3}}'),
-    ],
-)
-def test_only_the_number_changes(text: str, path: str, value: float, expected: str) -> None:
-    assert with_number(text, path, value) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "path", "value", "error"),
-    [
-        ('{"a":1}', "b", 1, UsageError), ('{"a":true}', "a", 1, UsageError),
-        ('{"a":null}', "a", 1, UsageError), ('{"a":"1"}', "a", 1, UsageError),
-        ('{"a":[1]}', "a", 1, UsageError), ('{"a":{"b":1}}', "a", 1, UsageError),
-        ('[{"a":1}]', "a", 1, UsageError), ('[{"a":1}]', "/a", 1, UsageError),
-        ('{"a":{"b":1},"a":2}', "a/b", 1, UsageError),
-        ('{"a":1,"a":"x"}', "a", 1, UsageError),
-        ('{"a":1', "a", 1, FormatError), ("[" * 100000, "a", 1, FormatError),
-        ('{"a":1}', "a", float("nan"), UsageError), ('{"a":1}', "a", 10**400, UsageError),
-    ],
-    ids=lambda each: str(each)[:20],
-)  # fmt: skip
-def test_what_is_no_number_is_not_replaced(
-    text: str, path: str, value: float, error: type[Exception]
-) -> None:
-    with pytest.raises(error):
-        with_number(text, path, value)
-
-
-KEYS = st.text(st.sampled_from('ab"\\/{é'), max_size=3)
-TREES = st.recursive(
-    st.one_of(st.integers(-9, 9), st.floats(), st.booleans(), st.none(), KEYS),
-    lambda below: st.one_of(st.lists(below, max_size=3), st.dictionaries(KEYS, below, max_size=3)),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(tree=st.dictionaries(KEYS, TREES, max_size=3), indent=st.sampled_from([None, 1]))
-def test_the_table_reads_the_number_that_was_set(tree: Any, indent: int | None) -> None:
-    text = json.dumps({"optimizer": tree}, indent=indent)
-    scalars = read_scalars(json.loads(text), "p")
-    for name in scalars:
-        new = with_number(text, name.partition("/")[2], 77.25)
-        again = read_scalars(json.loads(new), "p")
-        assert again.pop(name) == 77.25
-        assert repr(again) == repr({k: v for k, v in scalars.items() if k != name})
-
-
-# --- comparing -----------------------------------------------------------------------------------
-
-
-def _set(path: str, value: Any) -> Callable[[h5py.File], None]:
-    def change(file: h5py.File) -> None:
-        file[path][...] = value
-
-    return change
-
-
-def _attribute(path: str, name: str, value: Any) -> Callable[[h5py.File], None]:
-    def change(file: h5py.File) -> None:
-        del file[path].attrs[name]
-        file[path].attrs[name] = value
-
-    return change
-
-
-def _relink(path: str, value: Any) -> Callable[[h5py.File], None]:
-    def change(file: h5py.File) -> None:
-        made = value(file) if callable(value) else value
-        if path in file or file.get(path, getlink=True) is not None:
-            del file[path]
-        if made is not None:
-            file[path] = made
-
-    return change
-
-
-def _remade(**how: Any) -> Callable[[h5py.File], None]:
-    base = {"chunks": (7, 4), "compression": "gzip", "shuffle": True, "maxshape": (None, 10),
-            "fillvalue": 3, "dtype": "f4"}  # fmt: skip
-
-    def change(file: h5py.File) -> None:
-        data = file["w/chunked"][...]
-        del file["w/chunked"]
-        made = file.create_dataset("w/chunked", data=data, **{**base, **how})
-        made.attrs["unit"] = "none"
-
-    return change
-
-
-def _group_instead(file: h5py.File) -> None:
-    del file["w/zero"]
-    file.create_group("w/zero")
-
-
-DIFFERENCES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
-    "nothing": (lambda file: file.flush(), ""),
-    "the same again": (_remade(), ""),
-    "value": (_set("w/plain", np.full((20, 10), 2.0)), "'w/plain' holds other values"),
-    "sign of zero": (_set("w/zero", -0.0), "'w/zero' holds other values, the first at element 0"),
-    "payload of a NaN": (
-        lambda file: file["w/nan"].write_direct(np.array([0x7FC00001], "u4").view("f4")),
-        "'w/nan' holds other values",
-    ),
-    "chunked value": (_set("w/chunked", 9.0), "'w/chunked' holds other values"),
-    "string": (_set("w/text", ["a", "c"]), "'w/text' holds other values"),
-    "list": (_set("w/lists", [[1.0], [2.0]]), "'w/lists' holds other values"),
-    "attribute": (_attribute("w/chunked", "unit", "m"), "'w/chunked' has another attribute 'unit'"),
-    "attribute's type": (_attribute("w", "n", np.float64(1)), "'w' has another attribute 'n'"),
-    "attribute's shape": (_attribute("w", "n", np.ones(1, "f4")), "'w' has another attribute 'n'"),
-    "attribute's number": (_attribute("w", "n", np.float32(2)), "'w' has another attribute 'n'"),
-    "lost attribute": (lambda file: file["w"].attrs.__delitem__("n"), "'w' lost the attribute 'n'"),
-    "new attribute": (lambda file: file["w"].attrs.__setitem__("m", 1),
-                      "'w' gained the attribute 'm'"),
-    "lost dataset": (_relink("w/plain", None), "'w/plain' is not there any more"),
-    "new dataset": (_relink("w/new", 1), "'w/new' was not there before"),
-    "dtype": (_remade(dtype="f8"), "'w/chunked' is of another type"),
-    "byte order": (_remade(dtype=">f4"), "'w/chunked' is of another type"),
-    "chunks": (_remade(chunks=(5, 4)), "'w/chunked' has other chunks"),
-    "no chunks": (_remade(chunks=None, compression=None, shuffle=None, maxshape=None),
-                  "'w/chunked' is laid out otherwise"),
-    "filter": (_remade(compression="lzf"), "'w/chunked' has other filters"),
-    "level": (_remade(compression_opts=9), "'w/chunked' has other filters"),
-    "fill value": (_remade(fillvalue=4), "'w/chunked' was made with other properties"),
-    "fill time": (_remade(fill_time="never"), "'w/chunked' was made with other properties"),
-    "largest shape": (_remade(maxshape=(None, None)), "'w/chunked' has another shape"),
-    "shape": (lambda file: file["w/chunked"].resize((21, 10)), "'w/chunked' has another shape"),
-    "soft link": (_relink("soft", h5py.SoftLink("/b")), "'soft' leads elsewhere"),
-    "kind of link": (_relink("soft", h5py.ExternalLink("a", "/a")), "'soft' is another kind of link"),
-    "external link": (_relink("ext", h5py.ExternalLink("b", "/a")), "'ext' leads elsewhere"),
-    "split dataset": (_relink("w/second", lambda file: file["w/plain"][...]),
-                      "'w/second' is no second name of the same object"),
-    "joined datasets": (_relink("w/zero2", lambda file: file["w/zero"]), "'w/zero2' became a second"),
-    "group for a dataset": (_group_instead, "'w/zero' is another kind of object"),
-    "comment": (lambda file: file["w"].id.set_comment(b".", b"x"), "'w' has another comment"),
-    "order": (_relink("w/ordered/a", 1), "'w/ordered' has its members in another order"),
-    "stored type": (_relink("type", np.dtype("f8")), "'type' is another type"),
-    "reference": (lambda file: file["ref"].__setitem__(0, file["w/zero"].ref), "'ref' holds other"),
-}  # fmt: skip
-
-
-def comparable(path: Path) -> Path:
-    with h5py.File(path, "w") as file:
-        group = file.create_group("w")
-        group.attrs["n"] = np.float32(1)
-        group["plain"] = np.ones((20, 10), "f4")
-        group["second"] = group["plain"]
-        group["zero"] = np.zeros(3)
-        group["zero2"] = np.zeros(3)
-        group["nan"] = np.array([np.nan], "f4")
-        group["text"] = ["a", "b"]
-        lists = group.create_dataset("lists", (2,), h5py.vlen_dtype("f8"))
-        lists[0], lists[1] = [1.0, np.nan], [2.0]
-        chunked = group.create_dataset(
-            "chunked", data=RANDOM.standard_normal((20, 10)).astype("f4"), chunks=(7, 4),
-            compression="gzip", shuffle=True, maxshape=(None, 10), fillvalue=3,
-        )  # fmt: skip
-        chunked.attrs["unit"] = "none"
-        ordered = group.create_group("ordered", track_order=True)
-        ordered["a"], ordered["b"] = 1, 1
-        file["soft"] = h5py.SoftLink("/a")
-        file["ext"] = h5py.ExternalLink("a", "/a")
-        file["type"] = np.dtype("f4")
-        file.create_dataset("ref", (1,), h5py.ref_dtype)[0] = group["plain"].ref
-        file.create_dataset("never", (1 << 40,), "f4")
-        file.create_dataset("hardly", (1 << 40,), "f4", chunks=(10,))[1 << 30] = 1
-    return path
-
-
-@pytest.mark.parametrize("name", DIFFERENCES)
-def test_a_difference_is_found_and_named(tmp_path: Path, name: str) -> None:
-    change, words = DIFFERENCES[name]
-    path, other = comparable(tmp_path / "m.h5"), tmp_path / "other.h5"
-    shutil.copy(path, other)
-    with h5py.File(other, "r+") as file:
-        change(file)
-    difference, count = same(path, other, {}, trust=True)
-    assert difference.startswith(words)
-    assert bool(difference) == bool(words)
-    if not words:
-        assert count == 12
-    else:
-        assert same(other, path, {}, trust=True)[0] != ""
-
-
-def test_what_is_to_be_gone_must_be_gone(tmp_path: Path) -> None:
-    path = comparable(tmp_path / "m.h5")
-    assert same(path, path, {}, ["w"], trust=True)[0] == "'w' was not there before"
-
-
-def test_a_dataset_is_edited_under_all_of_its_names(tmp_path: Path) -> None:
-    path, draft = comparable(tmp_path / "m.h5"), tmp_path / "draft.h5"
-    shutil.copy(path, draft)
-    overwrite(draft, {("w", "second"): [(np.array([4]), np.array([9], "f4"))]}, trust=True)
-    for name in ("second", "plain"):
-        assert same(path, draft, {("w", name): np.array([4])}, trust=True)[0] == ""
-        assert same(path, draft, {("w", name): np.array([3, 5])}, trust=True)[0] == (
-            "'w/plain' holds other values, the first at element 4"
-        )
-
-
-def test_a_part_of_a_file_is_compared_in_place(tmp_path: Path) -> None:
-    path = comparable(tmp_path / "m.h5")
-    around = tmp_path / "around"
-    data = path.read_bytes()
-    around.write_bytes(b"x" * 700 + data + b"y" * 70)
-    window = WindowSource("inner", FileSource(around), 700, len(data))
-    for trust in (False, True):
-        assert same(window, path, {}, trust=trust)[0] == ""
-
-
-def test_chunks_that_nobody_here_decodes_are_compared_as_stored(tmp_path: Path) -> None:
-    path, other = tmp_path / "m.h5", tmp_path / "other.h5"
-    with h5py.File(path, "w") as file:
-        plist = h5p.create(h5p.DATASET_CREATE)
-        plist.set_chunk((4,))
-        plist.set_filter(1, h5py.h5z.FLAG_OPTIONAL, (4,))
-        made = h5d.create(file.id, b"w", h5t.NATIVE_FLOAT, h5s.create_simple((8,)), plist)
-        for start in (0, 4):
-            made.write_direct_chunk((start,), b"unknown bytes" + bytes([start]))
-    data = path.read_bytes()
-    # filter 1 (deflate) -> 307 (bzip2), which is no part of HDF5
-    at = data.index(b"\x01\x00\x08\x00\x01\x00\x01\x00")
-    data = data[:at] + (307).to_bytes(2, "little") + data[at + 2 :]
-    path.write_bytes(data)
-    other.write_bytes(data.replace(b"unknown bytes\4", b"unknown bytez\4"))
-    assert same(path, path, {}, trust=True) == ("", 1)
-    assert same(path, other, {}, trust=True)[0].startswith("'w' holds other values")
-    output = tmp_path / "out.h5"
-    remove(path, output, [], trust=True)
-    assert same(path, output, {}, trust=True) == ("", 1)
-
-
-def test_something_else_than_hdf5_cannot_be_compared(tmp_path: Path) -> None:
-    path, other = comparable(tmp_path / "m.h5"), tmp_path / "other"
-    other.write_bytes(b"no HDF5" * 100)
-    for trust in (False, True):
-        with pytest.raises(FormatError):
-            same(path, other, {}, trust=trust)
-
-
-# --- oracle --------------------------------------------------------------------------------------
+# --- oracle ---------------------------------------------------------------------------------------
 
 
 def compressed(path: Path, target: Path) -> None:
@@ -1160,7 +900,7 @@ def keras_model() -> Any:
          keras.layers.BatchNormalization(name="bn"), keras.layers.Flatten(),
          keras.layers.Dense(2, name="head")]
     )  # fmt: skip
-    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.compile(keras.optimizers.Adam(0.01), keras.losses.MeanSquaredError())
     model.train_on_batch(np.zeros((2, 8, 8, 3), "f4"), np.zeros((2, 2), "f4"))
     return model
 

@@ -87,6 +87,12 @@ def test_a_list_that_torch_does_not_write_is_refused(keys):
         written(data, tree=b"N.")
 
 
+def test_references_that_are_no_storages_are_passed_over():
+    tree = {**TREE, "odd": tb.item(("storage",)) + b"Q", "class": tb.item(("module", 1)) + b"Q"}
+    data = tb.legacy(tree, STORAGES)
+    assert written(data, tree=tb.pickled(tree)) == data
+
+
 def test_a_storage_of_no_known_type_is_refused():
     where = tb.storage("0", "StrangeStorage")
     data = tb.legacy({"a": tb.tensor(where, (6,))}, {"0": STORAGES["0"]})

@@ -185,6 +185,7 @@ REFUSED = {
     "a number for truth": (b"\x88", 2, "'a' is True, which 2 cannot replace"),
     "beyond a float": (b"G?\xb9\x99\x99\x99\x99\x99\x9a", 10**400, "beyond the range"),
     "a number without end": (b"K\x07", 1 << 20_000, "an integer of 20001 bits"),
+    "text without end": (b"I12\n", 1 << 20_000, "an integer of 20001 bits"),
     "no room at all": (b"\x8a\x00", 1, "no bytes hold it alone"),
 }
 
@@ -259,6 +260,20 @@ def test_a_number_that_names_another_is_refused():
     data = pickle.dumps({"a": 3})
     with pytest.raises(UnsupportedError, match="no bytes hold it alone"):
         number_patch(data, "a", 4, lambda raw: {**read(raw), f"b{read(raw)['a']}": 1})
+
+
+def test_a_value_that_brings_another_number_with_it_is_refused():
+    data = pickle.dumps({"a": 3})
+    with pytest.raises(UnsupportedError, match="no bytes hold it alone"):
+        number_patch(
+            data, "a", 9, lambda raw: {**read(raw), "b": 1} if b"\x09" in raw else read(raw)
+        )
+
+
+def test_a_value_that_changes_another_number_is_refused():
+    data = pickle.dumps({"a": 3})
+    with pytest.raises(UnsupportedError, match="no bytes hold it alone"):
+        number_patch(data, "a", 9, lambda raw: {**read(raw), "b": read(raw)["a"] == 9})
 
 
 def test_a_number_that_another_is_computed_from_is_refused():

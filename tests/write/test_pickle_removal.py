@@ -3,6 +3,7 @@
 import collections
 import io
 import pickle
+import pickletools
 import random
 import struct
 
@@ -11,8 +12,15 @@ import torch_bytes as tb
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ckptdoctor.containers.pickle import Persistent, unpickle
-from ckptdoctor.errors import CkptDoctorError, FormatError, UnsupportedError, UsageError
+from ckptdoctor.containers.pickle import Call, Persistent, unpickle
+from ckptdoctor.errors import (
+    CkptDoctorError,
+    FormatError,
+    InternalError,
+    UnsupportedError,
+    UsageError,
+)
+from ckptdoctor.write import pickle_removal
 from ckptdoctor.write.pickle_removal import outermost_keys, without_keys
 from ckptdoctor.write.pickle_same import same_without
 
@@ -195,16 +203,17 @@ def test_memo_indices_of_protocol_4_count_anew():
     assert cut.endswith(b"\x8c\x01b\x94\x8c\x14" + word.encode() + b"\x94\x8c\x01c\x94h\x02u.")
 
 
-@pytest.mark.parametrize("others", [250, 251, 252, 253, 254, 255, 300])
-def test_an_index_that_outgrows_a_byte_is_spelled_with_four(others):
+@pytest.mark.parametrize(
+    ("others", "spelled"),
+    [(250, b"h\xfe"), (251, b"h\xff"), (252, b"j\0\1\0\0"), (300, b"j\x30\1\0\0")],
+)
+def test_an_index_that_outgrows_a_byte_is_spelled_with_four(others, spelled):
     word = "shared"
     tree = {"optimizer": [word], "many": [f"n{i}" for i in range(others)], "a": word, "b": word}
+    cut = without_keys(dumped(tree, 4), ["optimizer"]).data
+    assert cut.endswith(spelled + b"u.")  # dictionary, "many", list, others, "a", word
     for load in LOADERS:
-        assert load(without_keys(dumped(tree, 4), ["optimizer"]).data) == {
-            "many": tree["many"],
-            "a": word,
-            "b": word,
-        }
+        assert load(cut) == {"many": tree["many"], "a": word, "b": word}
 
 
 def test_a_four_byte_index_stays_four_bytes():
@@ -224,6 +233,18 @@ def test_frames_are_as_long_as_what_is_left_in_them(large, key):
     expected = {k: v for k, v in tree.items() if k != key}
     for load in LOADERS:
         assert load(without_keys(dumped(tree, 4), [key]).data) == expected
+
+
+def test_frames_before_the_cut_are_as_they_were():
+    tree = {"a": b"a" * 70_000, "b": ["t" * 70_000, *range(30_000)], "optimizer": 7}
+    data = dumped(tree, 4)
+    cut = without_keys(data, ["optimizer"]).data
+    frames, left = (
+        [arg for opcode, arg, _ in pickletools.genops(made) if opcode.name == "FRAME"]
+        for made in (data, cut)
+    )
+    assert len(frames) > 2
+    assert left == [*frames[:-1], frames[-1] - (len(data) - len(cut))]
 
 
 def test_an_emptied_frame_is_left_whole():
@@ -274,6 +295,12 @@ def test_persistent_ids_that_are_no_storages_are_not_named():
 
 
 # Refusals.
+
+
+def test_a_cut_that_fails_its_own_check_is_not_handed_out(monkeypatch):
+    monkeypatch.setattr(pickle_removal, "same_without", lambda *_: False)
+    with pytest.raises(InternalError, match="nothing is written"):
+        without_keys(checkpoint(), ["optimizer"])
 
 
 def test_a_key_that_is_not_there_is_named_with_those_that_are():
@@ -355,6 +382,14 @@ def test_differences_are_seen(mine, other):
     one, two = (unpickle(dumped(value, 4), "x").value for value in (mine, other))
     assert not same_without(one, two, ())
     assert same_without(one, one, ())
+
+
+def test_what_a_call_is_given_is_told_from_what_it_holds():
+    made = [Call(1, 2, **{part: [3, 4]}) for part in ("state", "elements")]
+    made.append(Call(1, 2, pairs=[(3, 4)]))
+    for i, one in enumerate(made):
+        for j, two in enumerate(made):
+            assert same_without(one, two, ()) == (i == j)
 
 
 def test_one_list_twice_is_not_two_lists():

@@ -87,7 +87,11 @@ MEMBERS = [
 NAMES = [name for name, _, _ in MEMBERS]
 
 
-def torch_zip(storages=("0", "1", "2"), alignment=64):
+def field(*numbers):
+    return struct.pack("<HH", 1, 8 * len(numbers)) + struct.pack(f"<{len(numbers)}Q", *numbers)
+
+
+def torch_zip(storages=("0", "1", "2"), alignment=64, form="<3I", sign=b"PK\7\x08", narrow=None):
     """A zip as torch.save writes it: padded, streamed, with zip64 end records."""
     out, central = bytearray(), bytearray()
     parts = {"t/data.pkl": tb.pickled({"a": 1}) * 3, "t/byteorder": b"little"}
@@ -101,15 +105,27 @@ def torch_zip(storages=("0", "1", "2"), alignment=64):
             "<4s3H2H3I2H", b"PK\3\4", 0, 0x808, 0, 0, 0, 0, 0, 0, len(raw), len(extra)
         )
         out += raw + extra + data
-        out += b"PK\7\x08" + struct.pack("<3I", zlib.crc32(data), len(data), len(data))
+        out += sign + struct.pack(form, zlib.crc32(data), len(data), len(data))
         fixed = (b"PK\1\2", 0, 0, 0x808, 0, 0, 0, zlib.crc32(data), len(data), len(data))
         central += struct.pack("<4s6H3I5H2I", *fixed, len(raw), 0, 0, 0, 0, 0, header) + raw
     at, count, size = len(out), len(parts), len(central)
     out += central
     end64 = (b"PK\6\6", 44, 798, 45, 0, 0, count, count, size, at)
     out += struct.pack("<4sQ2H2I4Q", *end64) + struct.pack("<4sIQI", b"PK\6\7", 0, at + size, 1)
-    out += struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, count, count, size, at, 0)
+    narrow = narrow or (count, count, size, at)
+    out += struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, *narrow, 0)
     return bytes(out)
+
+
+def escaped():
+    """Archive whose directory has the sizes of a small member in 64 bits."""
+    plain = zipped([("a", b"abc", STORED)])
+    at = plain.index(b"PK\1\2")
+    entry, end = bytearray(plain[at:-22]), plain[-22:]
+    entry[20:28], wide = b"\xff" * 8, field(3, 3)
+    entry[30:32] = struct.pack("<H", len(wide))
+    entry[47:47] = wide
+    return plain[:at] + entry + end[:12] + struct.pack("<I", len(entry)) + end[16:]
 
 
 INPUTS = {
@@ -118,6 +134,11 @@ INPUTS = {
     "commented": zipped(MEMBERS, comment=b"a comment" * 40),
     "torch": torch_zip(),
     "torch, aligned to pages": torch_zip(alignment=4096),
+    "torch, descriptors of 64 bits": torch_zip(form="<IQQ"),
+    "torch, descriptors without sign": torch_zip(sign=b""),
+    "torch, 64 bits without sign": torch_zip(sign=b"", form="<IQQ"),
+    "torch, 64 bits in the end": torch_zip(narrow=(0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)),
+    "64 bits without need": escaped(),
     "empty": zipped([]),
     "behind": zipped(MEMBERS) + b"bytes behind",
 }
@@ -240,10 +261,6 @@ def test_padding_that_fits_stays_whatever_it_is():
 OFFSET = 5 << 32
 
 
-def field(*numbers):
-    return struct.pack("<HH", 1, 8 * len(numbers)) + struct.pack(f"<{len(numbers)}Q", *numbers)
-
-
 CENTRAL = {
     "nothing before, nothing now": (b"", [], b""),
     "another field stays": (b"\x77\x77\1\0a", [], b"\x77\x77\1\0a"),
@@ -321,30 +338,44 @@ class Ends:
         self.tail = (self.tail + bytes(data[-4096:]))[-4096:]
 
 
-def huge(size, *, after=b"x"):
-    """Archive with one member of ``size`` zeros and a small one behind it, as zipfile writes it."""
-    crc = 0x12345678  # nobody reads the zeros
-    name = b"huge"
-    wide = field(size, size)
-    head = struct.pack("<4s3H2H3I2H", b"PK\3\4", 45, 0, 0, 0, 0, crc, *[0xFFFFFFFF] * 2, 4, 20)
-    head += name + wide
-    header = len(head) + size
-    tail = struct.pack("<4s3H2H3I2H", b"PK\3\4", 20, 0, 0, 0, 0, zlib.crc32(after), 1, 1, 1, 0)
-    tail += b"s" + after
-    directory = header + len(tail)
-    fixed = (b"PK\1\2", 45, 45, 0, 0, 0, 0, crc, 0xFFFFFFFF, 0xFFFFFFFF, 4, 20, 0, 0, 0, 0, 0)
-    central = struct.pack("<4s6H3I5H2I", *fixed) + name + wide
-    fixed = (b"PK\1\2", 45, 45, 0, 0, 0, 0, zlib.crc32(after), 1, 1, 1, 12, 0, 0, 0, 0, 0xFFFFFFFF)
-    central += struct.pack("<4s6H3I5H2I", *fixed) + b"s" + field(header)
-    end = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, len(central), directory)
-    end += struct.pack("<4sIQI", b"PK\6\7", 0, directory + len(central), 1)
-    end += struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 2, 2, len(central), 0xFFFFFFFF, 0)
-    rest = tail + central + end
-    return Sparse({0: head, header: rest}, header + len(rest)), rest
+def local(name, crc, stored, size, *, extra=b"", flags=0, need=20):
+    fixed = (b"PK\3\4", need, flags, 0, 0, 0, crc, stored, size, len(name), len(extra))
+    return struct.pack("<4s3H2H3I2H", *fixed) + name + extra
 
 
-def test_offsets_beyond_4_gib_are_written_as_they_were():
-    source, rest = huge(1 << 32)
+def central(name, crc, stored, size, header, *, extra=b"", flags=0, need=20):
+    fixed = (b"PK\1\2", 45, need, flags, 0, 0, 0, crc, stored, size, len(name), len(extra))
+    return struct.pack("<4s6H3I5H2I", *fixed, 0, 0, 0, 0, header) + name + extra
+
+
+ALL = 0xFFFFFFFF
+CRC = 0x12345678  # nobody reads the zeros
+
+
+def huge(*, described=False):
+    """Archive of 4 GiB of zeros and a small member behind them whose header repeats its offset."""
+    size = 1 << 32
+    if described:
+        head = local(b"huge", 0, ALL, ALL, extra=field(0, 0), flags=8, need=45)
+        tail = b"PK\7\x08" + struct.pack("<IQQ", CRC, size, size)
+    else:
+        head, tail = local(b"huge", CRC, ALL, ALL, extra=field(size, size), need=45), b""
+    header = len(head) + size + len(tail)
+    crc = zlib.crc32(b"x")
+    tail += local(b"s", crc, 1, 1, extra=field(header)) + b"x"
+    directory = len(head) + size + len(tail)
+    entries = central(b"huge", CRC, ALL, ALL, 0, extra=field(size, size), flags=8 * described)
+    entries += central(b"s", crc, 1, 1, ALL, extra=field(header), need=45)
+    end = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, 2, 2, len(entries), directory)
+    end += struct.pack("<4sIQI", b"PK\6\7", 0, directory + len(entries), 1)
+    end += struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 2, 2, len(entries), ALL, 0)
+    rest = tail + entries + end
+    return Sparse({0: head, len(head) + size: rest}, len(head) + size + len(rest)), rest
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_offsets_beyond_4_gib_are_written_as_they_were(described):
+    source, rest = huge(described=described)
     archive = read_archive(source)
     assert archive.findings == ()
     out = Ends()
@@ -353,13 +384,37 @@ def test_offsets_beyond_4_gib_are_written_as_they_were():
     assert out.largest <= 1 << 20
 
 
+def test_a_member_that_is_pushed_beyond_4_gib_gets_a_64_bit_offset():
+    size = (1 << 32) - 300
+    first = local(b"a", zlib.crc32(b"1"), 1, 1) + b"1"
+    head = first + local(b"huge", CRC, size, size)
+    header = len(head) + size
+    tail = local(b"s", zlib.crc32(b"x"), 1, 1) + b"x"
+    entries = central(b"a", zlib.crc32(b"1"), 1, 1, 0)
+    entries += central(b"huge", CRC, size, size, len(first))
+    entries += central(b"s", zlib.crc32(b"x"), 1, 1, header)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 3, 3, len(entries), header + len(tail), 0)
+    source = Sparse({0: head, header: tail + entries + end}, header + len(tail + entries + end))
+    archive = read_archive(source)
+    assert archive.findings == ()
+    rewrite(archive, out := Ends(), replace={"a": b"1" * 300})
+    moved = header + 299
+    assert moved > ALL
+    assert central(b"s", zlib.crc32(b"x"), 1, 1, ALL, extra=field(moved), need=45) in out.tail
+    assert central(b"huge", CRC, size, size, len(first) + 299) in out.tail
+    assert out.tail[-98:-94] == b"PK\6\6"
+    assert struct.unpack("<4s4H2IH", out.tail[-22:])[5:7] == (len(entries) + 12, ALL)
+
+
 def test_a_wide_member_stays_wide_when_it_is_replaced():
-    source, _ = huge(1 << 32)
+    source, _ = huge()
     out = io.BytesIO()
     rewrite(read_archive(source), out, replace={"huge": lambda: iter([b"small"])})
     found = opened(out.getvalue())
     assert found.findings == ()
     assert contents(out.getvalue()) == {"huge": b"small", "s": b"x"}
+    small = found.get("s")
+    assert small.offset == small.header + 31  # its offset needs no field any more
 
 
 def test_a_member_that_outgrows_its_header_is_refused(monkeypatch):
@@ -378,6 +433,7 @@ def test_a_large_member_gets_room_for_64_bits_beforehand(monkeypatch, streamed, 
     after = written(data, replace={"a": lambda: iter([b"new"])})
     (length,) = struct.unpack_from("<H", after, 28)
     assert length == (20 if limit == 16 else 0)
+    assert after[4:6] == (b"\x2d\0" if limit == 16 else b"\x14\0")
     assert after[18:26] == (b"\xff" * 8 if limit == 16 else bytes(8))
     assert opened(after).findings == ()
     assert contents(after) == {"a": b"new"}
@@ -470,6 +526,16 @@ def test_a_wrong_data_descriptor_is_put_right():
     raw = data[:at] + b"PK\7\x08" + bytes(12) + data[at + 16 :]
     assert opened(raw).findings != ()
     assert opened(written(raw)).findings == ()
+
+
+def test_a_wrong_checksum_is_no_reason_to_refuse():
+    data = zipped([("a", b"one", STORED)])
+    wrong = data.replace(struct.pack("<I", zlib.crc32(b"one")), b"\1\2\3\4")
+    archive = opened(wrong)
+    archive.read(archive.get("a"), 10)
+    assert [finding.code for finding in archive.findings] == ["CK001"]
+    rewrite(archive, out := io.BytesIO())
+    assert out.getvalue() == wrong
 
 
 # Checksums that nobody computed.
