@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
+
+import numpy as np
 
 from ..edits import Change, Class, Edit, Refusal, Remark
 from ..findings import Severity
@@ -20,6 +23,10 @@ __all__ = ["Twin"]
 
 _ABSURD = ("BN003", "BN004", "BN006")
 """Findings about finite statistics that make a copy of them no better."""
+
+EXPLODED = 100.0
+"""Times the largest number of the copy: TS006's own ratio.  An average lags behind the model; of
+54 pairs of tensors in 3 files the largest elements differ by 1.8 times at most."""
 
 
 class _Copy(NamedTuple):
@@ -58,7 +65,9 @@ class Twin(Remedy):
         copies = _Copies(patient.ctx)
         for ailment in ailments:
             if not ailment.suspected:
-                yield from self._from_copies(patient, ailment, copies.of(ailment.info))
+                known = copies.of(ailment.info)
+                wider = _with_absurd(patient, ailment, known)
+                yield from self._from_copies(patient, wider, known)
         yield from self._exploded(patient)
 
     def _from_copies(
@@ -109,6 +118,27 @@ class Twin(Remedy):
                 cures=(finding.code,),
                 title=_title(source),
             )
+
+
+def _with_absurd(patient: Patient, ailment: Ailment, copies: Sequence[_Copy]) -> Ailment:
+    """Widen an ailment by finite elements beyond all that its copy holds.
+
+    What a NaN reached in one step, numbers of 1e14 reached as well: an average of which 135 of 144
+    weights were NaN had those in the other 9.
+    """
+    if "TS006" not in ailment.codes or not copies or ailment.info.kind.kind != "float":
+        return ailment
+    stats = patient.ctx.stats[copies[0].info.name]
+    if stats.minimum is None or stats.maximum is None or stats.nonfinite:
+        return ailment
+    limit = EXPLODED * max(abs(stats.minimum), abs(stats.maximum))
+    found, start = [ailment.bad], 0
+    for block in patient.ctx.table.blocks(ailment.info):
+        with np.errstate(invalid="ignore", over="ignore"):
+            wild = np.abs(block.astype(np.float64)) > limit
+        found.append(np.flatnonzero(wild) + start)
+        start += block.size
+    return replace(ailment, bad=np.unique(np.concatenate(found)).astype(np.int64))
 
 
 def _absurd(patient: Patient, ailment: Ailment, copy: TensorInfo) -> str:

@@ -919,11 +919,14 @@ def test_keras_loads_an_edited_compressed_model(
     shutil.copy(path, draft)
     with KerasH5().read(FileSource(path), ReadOptions(trust_hdf5=True)) as table:
         info = next(i for n, i in table.items() if n.endswith("moving_variance"))
-        number = next(n for n in table.scalars if n.endswith("learning_rate"))
+        number = next(n for n in table.scalars if n.endswith("epsilon"))
+        rate = next(i for n, i in table.items() if n.endswith("/learning_rate"))
     new = np.array([2.5, 3.5], "f4")
-    overwrite(draft, {info.path: [(np.array([1, 2]), new)]}, trust=trust)
-    set_number(draft, number, 0.125, trust=trust)
-    edited = {info.path: np.array([1, 2])}
+    # Keras keeps the learning rate as a variable, which counts, beside the configuration's.
+    edits = {info.path: [(np.array([1, 2]), new)], rate.path: [(None, np.array(0.125, "f4"))]}
+    overwrite(draft, edits, trust=trust)
+    set_number(draft, number, 0.25, trust=trust)
+    edited = {info.path: np.array([1, 2]), rate.path: None}
     skipped = [("", "training_config")]
     assert same(path, draft, edited, attributes=skipped, trust=trust)[0] == ""
     loaded = keras.models.load_model(draft)
@@ -933,6 +936,7 @@ def test_keras_loads_an_edited_compressed_model(
             expected[[1, 2]] = new
         assert np.array_equal(np.asarray(weight), expected)
     assert float(loaded.optimizer.learning_rate) == 0.125
+    assert loaded.optimizer.epsilon == 0.25
 
     output = tmp_path / "out.h5"
     remove(draft, output, ["optimizer_weights"], trust=trust)

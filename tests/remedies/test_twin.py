@@ -9,6 +9,7 @@ import pytest
 
 from ckptdoctor.api import open_checkpoint
 from ckptdoctor.edits import Edit, Refusal
+from ckptdoctor.remedies.ailments import ailments_of
 from ckptdoctor.remedies.twin import Twin
 
 NAN = float("nan")
@@ -211,3 +212,22 @@ def test_tensors_of_one_container_are_not_copies_of_each_other():
     twice |= {f"b.{name}": value.copy() for name, value in state.items()}
     twice["a.fc.bias"][1] = NAN
     assert proposed(twice, "a.fc.bias")[1] == []
+
+
+def test_what_exploded_beside_the_nan_goes_as_well():
+    average = np.array([[np.nan, 3.0e14, 49.9, -50.1]], np.float32)
+    model = np.array([[0.5, 0.25, -0.4, 0.125]], np.float32)
+    sick = bedside.patient({"model.fc.weight": model, "ema.fc.weight": average})
+    (ailment,) = ailments_of(sick)
+    (edit,) = Twin().propose(sick, [ailment])
+    assert edit.tensor == "ema.fc.weight"
+    assert edit.indices.tolist() == [0, 1, 3]
+    assert edit.after().tolist() == [0.5, 0.25, 0.125]
+
+
+def test_finite_values_of_another_illness_stay():
+    model = np.array([[0.5, np.nan, 3.0e14]], np.float32)
+    sick = bedside.patient({"model.fc.weight": model, "state_dict.fc.weight": model * 0 + 0.5})
+    ailment = bedside.ailing(sick, "model.fc.weight", [1], "NF001")
+    for edit in Twin().propose(sick, [ailment]):
+        assert edit.indices.tolist() == [1]

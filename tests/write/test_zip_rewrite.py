@@ -528,6 +528,16 @@ def test_a_wrong_data_descriptor_is_put_right():
     assert opened(written(raw)).findings == ()
 
 
+def test_a_wrong_data_descriptor_of_a_large_member_is_put_right():
+    source, rest = huge(described=True)
+    at = max(source.parts)
+    source.parts[at] = rest[:4] + bytes(20) + rest[24:]
+    archive = read_archive(source)
+    assert [finding.code for finding in archive.findings][:1] == ["CK005"]
+    rewrite(archive, out := Ends())
+    assert out.tail.endswith(rest)
+
+
 def test_a_wrong_checksum_is_no_reason_to_refuse():
     data = zipped([("a", b"one", STORED)])
     wrong = data.replace(struct.pack("<I", zlib.crc32(b"one")), b"\1\2\3\4")
