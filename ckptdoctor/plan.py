@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from .edits import CLASSES, Change, Edit, NumberEdit, Refusal, Remark, Removal, RepairPlan, Restamp
 from .errors import UsageError
 from .findings import Severity
@@ -12,6 +14,7 @@ from .remedies import LADDER
 from .remedies.ailments import ailments_of
 from .remedies.base import Ailment, Patient, Remedy
 from .selection import matcher
+from .tensors import Array, TensorInfo
 
 __all__ = ["make_plan", "name_tensors"]
 
@@ -92,6 +95,8 @@ class _Planner:
                 self.warnings.append(proposed.text)
             elif isinstance(proposed, Refusal):
                 self.refusals.append(proposed)
+            elif self._is_told(proposed):
+                continue
             elif self._allowed(remedy, proposed):
                 self.changes.append(proposed)
                 self._close(proposed)
@@ -104,6 +109,19 @@ class _Planner:
             return True
         return CLASSES.index(change.kind) <= CLASSES.index(orders.allow)
 
+    def _is_told(self, change: Change) -> bool:
+        """Whether the same memory is treated already, under another name."""
+        if not isinstance(change, Edit):
+            return False
+        memory = _memory(self._patient.ctx.table[change.tensor])
+        return memory is not None and any(
+            isinstance(other, Edit)
+            and other.tensor != change.tensor
+            and _memory(self._patient.ctx.table[other.tensor]) == memory
+            and _same_indices(change.indices, other.indices)
+            for other in self.changes
+        )
+
     def _close(self, change: Change) -> None:
         """Take what a change treats off the list, other names of the same memory included."""
         if isinstance(change, Removal):
@@ -114,11 +132,8 @@ class _Planner:
         treated = self._patient.ctx.table[change.tensor]
         left = []
         for ailment in self._open:
-            if ailment.info.name != treated.name and (
-                ailment.info.extent is None
-                or ailment.info._replace(name="", path=(), layer_name="", role="model")
-                != treated._replace(name="", path=(), layer_name="", role="model")
-            ):
+            memory = _memory(ailment.info)
+            if ailment.info.name != treated.name and (memory is None or memory != _memory(treated)):
                 left.append(ailment)
                 continue
             rest = ailment.without(change.indices) if change.indices is not None else None
@@ -158,6 +173,19 @@ class _Planner:
                 continue
             reason = f"no remedy is known for {finding.name}"
             yield Refusal(target=target, reason=reason, codes=(finding.code,))
+
+
+def _memory(info: TensorInfo) -> TensorInfo | None:
+    """What is the same of two names of one tensor; None where memory is not shared."""
+    if info.extent is None:
+        return None
+    return info._replace(name="", path=(), layer_name="", role="model")
+
+
+def _same_indices(one: Array | None, other: Array | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return np.array_equal(one, other)
 
 
 def _target_of(change: Change) -> str:

@@ -23,6 +23,7 @@ def role(name: str) -> Any:
 
 def patient(
     tensors: Mapping[str, Any] | TensorTable,
+    /,
     *,
     scalars: Mapping[str, float | int] | None = None,
     layers: Sequence[Any] = (),

@@ -56,6 +56,11 @@ def write(path: Path, changes: Sequence[Any], output: Path | None, **placing: An
             return stage.publish()
 
 
+def names(folder: Path | str) -> list[str]:
+    """Names in a folder, hidden ones too."""
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
 def listing(folder: Path) -> dict[str, bytes | None]:
     """Everything in a folder, with its bytes."""
     return {

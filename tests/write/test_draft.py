@@ -44,7 +44,7 @@ class TestWriting:
             assert draft.published
         assert target.read_bytes() == b"abcd"
         assert stat.S_IMODE(target.stat().st_mode) == 0o640
-        assert os.listdir(target.parent) == ["model.pt"]
+        assert wh.names(target.parent) == ["model.pt"]
 
     def test_without_publishing_no_trace_is_left(self, target):
         target.write_bytes(b"old")
@@ -52,7 +52,7 @@ class TestWriting:
             draft.write(0, b"new")
             1 / 0  # noqa: B018
         assert target.read_bytes() == b"old"
-        assert os.listdir(target.parent) == ["model.pt"]
+        assert wh.names(target.parent) == ["model.pt"]
         with pytest.raises(OSError, match="Bad file"):
             os.fstat(draft.fd)
 
@@ -95,7 +95,7 @@ class TestWriting:
             text = f"{target}: could not be {said}: No space left on device; nothing was changed"
             assert str(caught.value) == f"{text}; -o writes elsewhere"
             assert not draft.published
-        assert os.listdir(target.parent) == ["model.pt"]
+        assert wh.names(target.parent) == ["model.pt"]
         assert target.read_bytes() == b"old"
 
     def test_a_folder_that_takes_no_file_is_named(self, target, monkeypatch):
@@ -112,7 +112,7 @@ class TestWriting:
                 draft.publish()
             assert draft.published
         assert target.read_bytes() == b"new"
-        assert os.listdir(target.parent) == ["model.pt"]
+        assert wh.names(target.parent) == ["model.pt"]
 
 
 class TestFolderFlush:
@@ -173,7 +173,7 @@ class TestNames:
         left = tmp_path / draft_name(target).replace(str(os.getpid()), str(dead))
         left.touch()
         remove_leftovers(target)
-        assert os.listdir(tmp_path) == [name]
+        assert wh.names(tmp_path) == [name]
 
     def test_180_bytes_of_a_name_are_kept(self):
         pid = len(str(os.getpid()))
@@ -218,7 +218,7 @@ class TestLeftovers:
             path.touch()
         remove_leftovers(target)
         assert all(path.exists() for path in kept)
-        assert len(kept) == len(os.listdir(target.parent))
+        assert len(kept) == len(wh.names(target.parent))
 
     def test_the_largest_number_of_a_process_is_understood(self, target):
         path = self.leave(target, 999999999)

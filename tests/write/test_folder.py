@@ -52,7 +52,7 @@ def test_one_shard_is_made_anew_the_other_linked_the_rest_copied(index):
     assert (out / first).stat().st_mode & 0o7777 == 0o604
     with open_path(out) as table:
         assert np.isnan(table.read("a.weight").reshape(-1)[[0, 44]]).all()
-    assert sorted(os.listdir(home.parent)) == ["llama", "llama.repaired"]
+    assert wh.names(home.parent) == ["llama", "llama.repaired"]
 
 
 def test_both_shards_can_be_edited(index):
@@ -94,7 +94,7 @@ def test_what_a_model_needs_goes_along_and_other_weights_do_not(index):
     out = Path(wh.write(index, [wh.edit("b.bias", np.zeros(3, "f4"))], None).path)
     beside = {"merges.txt", "README.md", "chat.jinja", "config.json", "LICENSE", "large.json"}
     beside |= {"tokenizer.model", index.name, *shards(home)}
-    assert set(os.listdir(out)) == beside
+    assert set(wh.names(out)) == beside
 
 
 def test_shards_are_copied_where_there_are_no_links(index, monkeypatch):
@@ -145,14 +145,14 @@ def test_a_change_of_a_shard_meanwhile_is_noticed(index, monkeypatch):
     monkeypatch.setattr(writer, "check_draft", meddle)
     with pytest.raises(ChangedError):
         wh.write(index, [wh.edit("a.bias", np.zeros(9, "f4"))], None)
-    assert os.listdir(index.parent.parent) == ["llama"]
+    assert wh.names(index.parent.parent) == ["llama"]
 
 
 def test_what_is_no_value_cannot_be_written(index):
     for change in (Trim(size=3, **SAID), Restamp(where="m:x", **SAID)):
         with pytest.raises(UnsupportedError, match="sharded set"):
             wh.write(index, [change], None)
-    assert os.listdir(index.parent.parent) == ["llama"]
+    assert wh.names(index.parent.parent) == ["llama"]
 
 
 def test_a_set_is_not_replaced_in_place(index):
@@ -174,7 +174,7 @@ def test_a_damaged_draft_is_noticed(index, monkeypatch):
     monkeypatch.setattr(os, "link", other)
     with pytest.raises(WriteError):
         wh.write(index, [wh.edit("a.bias", np.zeros(9, "f4"))], None)
-    assert os.listdir(index.parent.parent) == ["llama"]
+    assert wh.names(index.parent.parent) == ["llama"]
 
 
 def test_a_folder_flush_that_fails_leaves_the_complete_folder(index, monkeypatch):
@@ -189,7 +189,7 @@ def test_a_folder_flush_that_fails_leaves_the_complete_folder(index, monkeypatch
     monkeypatch.setattr(os, "fsync", failing)
     with pytest.raises(WriteError, match="is complete, but"):
         wh.write(index, [wh.edit("a.bias", np.zeros(9, "f4"))], None)
-    assert sorted(os.listdir(parent)) == ["llama", "llama.repaired"]
+    assert wh.names(parent) == ["llama", "llama.repaired"]
     with open_path(parent / "llama.repaired") as table:
         assert not table.read("a.bias").any()
 
@@ -237,7 +237,7 @@ class TestTwoRunsAtOnce:
 
 
 def test_descriptors_are_closed(index):
-    before = os.listdir("/proc/self/fd")
+    before = wh.names("/proc/self/fd")
     for _ in range(2):
         wh.write(index, [wh.edit("a.bias", np.zeros(9, "f4"))], None)
-    assert len(os.listdir("/proc/self/fd")) <= len(before)
+    assert len(wh.names("/proc/self/fd")) <= len(before)

@@ -62,7 +62,7 @@ def test_nothing_but_the_edited_elements_and_their_checksums_changes(made, tmp_p
     assert (written.size, written.moved, written.kept) == (len(before), "", False)
     assert output.stat().st_mode & 0o7777 == 0o640
     assert (source.read_bytes(), source.stat().st_mtime_ns) == (before, mtime)
-    assert os.listdir(tmp_path) == ["out"]
+    assert wh.names(tmp_path) == ["out"]
     with open_path(output, wh.TRUST) as table:
         for e in edits:
             flat = table.read(e.tensor).reshape(-1)
@@ -136,14 +136,14 @@ class TestSharedMemory:
         ]
         with pytest.raises(UsageError, match="memory that is shared, of 'whole', 'tied'"):
             wh.write(made["torch zip"], edits, tmp_path / "out")
-        assert os.listdir(tmp_path) == []
+        assert wh.names(tmp_path) == []
 
     def test_other_values_in_other_bytes_of_one_element_are_declined(self, tmp_path):
         wh.safetensors(tmp_path / "in", {"w": np.zeros(2, "f4")})
         one, two = np.array([1], "i4").view("f4"), np.array([256], "i4").view("f4")
         with pytest.raises(WriteError, match="'w' are not read back"):
             wh.write(tmp_path / "in", [wh.edit("w", one, [1]), wh.edit("w", two, [1])], None)
-        assert os.listdir(tmp_path) == ["in"]
+        assert wh.names(tmp_path) == ["in"]
 
     def test_of_an_element_that_a_view_repeats_the_last_value_counts(self, made, tmp_path):
         fresh = np.arange(20, dtype="f4")
@@ -170,7 +170,7 @@ class TestWhatCannotBeWritten:
         wh.safetensors(tmp_path / "in")
         with pytest.raises((UnsupportedError, UsageError)):
             wh.write(tmp_path / "in", [change], tmp_path / "out")
-        assert os.listdir(tmp_path) == ["in"]
+        assert wh.names(tmp_path) == ["in"]
 
     def test_values_that_do_not_fit_the_elements_are_an_error(self, tmp_path):
         wh.safetensors(tmp_path / "in")
@@ -182,7 +182,7 @@ class TestWhatCannotBeWritten:
         ):
             with pytest.raises(InternalError):
                 wh.write(tmp_path / "in", [wrong], tmp_path / "out")
-        assert os.listdir(tmp_path) == ["in"]
+        assert wh.names(tmp_path) == ["in"]
 
 
 class TestVerification:
@@ -205,19 +205,19 @@ class TestVerification:
         monkeypatch.setattr(Draft, "flush", flipped)
         with pytest.raises(WriteError, match=rf"near byte {at // 10}?.*; nothing was changed|near"):
             wh.write(made[kind], [wh.edit(name, np.ones(1, "f4"), [2])], tmp_path / "out")
-        assert os.listdir(tmp_path) == []
+        assert wh.names(tmp_path) == []
 
     def test_a_window_that_is_not_written_is_noticed(self, made, tmp_path, monkeypatch):
         monkeypatch.setattr(Draft, "write", lambda *_: None)
         with pytest.raises(WriteError, match="not what is read back"):
             wh.write(made["npz"], [wh.edit("plain", np.ones(1), [2])], tmp_path / "out")
-        assert os.listdir(tmp_path) == []
+        assert wh.names(tmp_path) == []
 
     def test_an_element_that_does_not_hold_its_value_is_noticed(self, made, tmp_path, monkeypatch):
         monkeypatch.setattr(verify, "_holds", lambda *_: iter([True, False]))
         with pytest.raises(WriteError, match="'plain' are not read back"):
             wh.write(made["npz"], [wh.edit("plain", np.ones(1), [2])], tmp_path / "out")
-        assert os.listdir(tmp_path) == []
+        assert wh.names(tmp_path) == []
 
 
 @pytest.mark.oracle
