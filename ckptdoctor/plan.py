@@ -76,21 +76,37 @@ def _runs(remedy: Remedy, patient: Patient) -> bool:
 
 
 class _Planner:
-    """The plan as it comes together."""
+    """The plan as it comes together.
+
+    Ailments and edits are kept by tensor and by memory: a file may have 20,000 sick layers.
+    """
 
     def __init__(self, patient: Patient) -> None:
         self._patient = patient
         ailments = ailments_of(patient)
         if patient.named:
             ailments = [a for a in ailments if a.info.name in patient.named]
-        self._open: list[Ailment] = ailments
+        self._open: dict[str, list[Ailment]] = {}
+        self._names: dict[TensorInfo, list[str]] = {}
+        for ailment in ailments:
+            self._open.setdefault(ailment.info.name, []).append(ailment)
+        for name in self._open:
+            memory = _memory(patient.ctx.table[name])
+            if memory is not None:
+                self._names.setdefault(memory, []).append(name)
+        self._made: dict[TensorInfo, list[Edit]] = {}
         self.changes: list[Change] = []
         self.refusals: list[Refusal] = []
         self.warnings: list[str] = []
 
+    @property
+    def left(self) -> tuple[Ailment, ...]:
+        """Ailments that nothing treats yet."""
+        return tuple(ailment for group in self._open.values() for ailment in group)
+
     def take(self, remedy: Remedy) -> None:
         """Let a remedy propose for what is open."""
-        for proposed in remedy.propose(self._patient, tuple(self._open)):
+        for proposed in remedy.propose(self._patient, self.left):
             if isinstance(proposed, Remark):
                 self.warnings.append(proposed.text)
             elif isinstance(proposed, Refusal):
@@ -114,36 +130,40 @@ class _Planner:
         if not isinstance(change, Edit):
             return False
         memory = _memory(self._patient.ctx.table[change.tensor])
-        return memory is not None and any(
-            isinstance(other, Edit)
-            and other.tensor != change.tensor
-            and _memory(self._patient.ctx.table[other.tensor]) == memory
-            and _same_indices(change.indices, other.indices)
-            for other in self.changes
+        made = self._made.get(memory, ()) if memory is not None else ()
+        return any(
+            other.tensor != change.tensor and _same_indices(change.indices, other.indices)
+            for other in made
         )
 
     def _close(self, change: Change) -> None:
         """Take what a change treats off the list, other names of the same memory included."""
         if isinstance(change, Removal):
             gone = tuple(change.names)
-            self._open = [a for a in self._open if not _below(a, gone)]
+            self._open = {
+                name: group for name, group in self._open.items() if not _below(group[0], gone)
+            }
         if not isinstance(change, Edit):
             return
-        treated = self._patient.ctx.table[change.tensor]
-        left = []
-        for ailment in self._open:
-            memory = _memory(ailment.info)
-            if ailment.info.name != treated.name and (memory is None or memory != _memory(treated)):
-                left.append(ailment)
-                continue
-            rest = ailment.without(change.indices) if change.indices is not None else None
-            if rest is not None:
-                left.append(rest)
-        self._open = left
+        memory = _memory(self._patient.ctx.table[change.tensor])
+        names = [change.tensor]
+        if memory is not None:
+            self._made.setdefault(memory, []).append(change)
+            names += self._names.get(memory, ())
+        for name in names:
+            group = self._open.pop(name, [])
+            rest = [
+                left
+                for ailment in group
+                if change.indices is not None
+                and (left := ailment.without(change.indices)) is not None
+            ]
+            if rest:
+                self._open[name] = rest
 
     def conclude(self, *, explicit: bool) -> None:
         """Say of what nothing treats why not; keep one refusal of each, and none of what is cured."""
-        still = {ailment.info.name for ailment in self._open}
+        still = set(self._open)
         treated = {change.tensor for change in self.changes if isinstance(change, Edit)} - still
         kept: dict[tuple[str, str], Refusal] = {}
         for refusal in self.refusals:
@@ -151,7 +171,7 @@ class _Planner:
                 kept.setdefault((refusal.target, refusal.remedy), refusal)
         told = {target for target, _ in kept}
         if not explicit:
-            for ailment in self._open:
+            for ailment in self.left:
                 if ailment.info.name not in told:
                     kept[ailment.info.name, ""] = _untreated(ailment)
                     told.add(ailment.info.name)
@@ -176,7 +196,7 @@ class _Planner:
 
 
 def _memory(info: TensorInfo) -> TensorInfo | None:
-    """What is the same of two names of one tensor; None where memory is not shared."""
+    """Return what is the same of two names of one tensor; None where memory is not shared."""
     if info.extent is None:
         return None
     return info._replace(name="", path=(), layer_name="", role="model")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from .diagnose import Judgement, diagnose
-from .edits import Change, Edit, NumberEdit, Removal, RepairPlan, Restamp
-from .errors import CkptDoctorError, WriteError
+from .edits import Change, Edit, NumberEdit, RepairPlan, Restamp
+from .errors import CkptDoctorError, UsageError, WriteError
 from .findings import Finding, Severity
 from .formats import open_path
 from .formats.base import ReadOptions
@@ -94,7 +95,7 @@ def treat(
     """
     options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
     with open_path(path, options) as table:
-        target = _target(path, table, placing)
+        target = _target(path, table, placing, orders.donor)
         _check_papers(papers, orders, target, table)
         measured, before = _judged(path, table, wishes, note)
         outcome = Outcome(file=path, before=before)
@@ -128,13 +129,13 @@ def _check_papers(
         check_paper(papers.receipt, *others, *filter(None, (papers.write_plan, papers.from_plan)))
 
 
-def _target(path: str, table: TensorTable, placing: Placing) -> Target | None:
+def _target(path: str, table: TensorTable, placing: Placing, donor: str) -> Target | None:
     """Choose the target before the work, so that what stands in its way is said at once."""
     if placing.dry_run:
         return None
     sharded = table.format.endswith("-sharded")
     inputs = tuple(file for file in table.files if not file.temporary)
-    return choose(
+    target = choose(
         table.path if not sharded else path,
         inputs,
         placing.output,
@@ -143,6 +144,11 @@ def _target(path: str, table: TensorTable, placing: Placing) -> Target | None:
         force=placing.force,
         folder=sharded,
     )
+    if donor and not target.replaces:
+        with contextlib.suppress(OSError, ValueError):
+            if target.path.samefile(donor):
+                raise UsageError("is the donor", where=target.shown, hint="name another file")
+    return target
 
 
 def _judged(
@@ -211,7 +217,8 @@ def _written(
         with open_path(stage.path, options) as again:
             measured, after = _judged(target.shown, again, wishes, note, "examining the result")
             _check_damage(damage, _damage(again, measured), target)
-        outcome = _weighed(replace(outcome, after=after), plan)
+        after = _under_its_name(after, stage.path, target)
+        outcome = _weighed(replace(outcome, after=after), plan, _root(table.path, target), target)
         paper = None
         if receipt:
             paper = stack.enter_context(drafted_receipt(receipt, table, plan, stage, target, note))
@@ -257,37 +264,64 @@ def _check_damage(before: Counter[str], after: Counter[str], target: Target) -> 
         raise WriteError(message, where=target.shown, hint="check the disk, and report it")
 
 
-def _weighed(outcome: Outcome, plan: RepairPlan) -> Outcome:
+def _root(path: str, target: Target) -> str:
+    """Give what the places of findings start with: a file, or the folder of a set."""
+    return str(Path(path).parent) if target.folder else path
+
+
+def _under_its_name(after: Report, path: str, target: Target) -> Report:
+    """Have findings name the output where they name its draft."""
+    draft = _root(path, target)
+    findings = tuple(
+        replace(
+            finding,
+            where=finding.where.replace(draft, target.shown),
+            message=finding.message.replace(draft, target.shown),
+        )
+        for finding in after.findings
+    )
+    return replace(after, findings=findings)
+
+
+def _weighed(outcome: Outcome, plan: RepairPlan, root: str, target: Target) -> Outcome:
     """Compare the findings before and after."""
     before, after = outcome.before, outcome.after
     if before is None or after is None:
         return outcome
-    left = {_key(finding) for finding in after.findings}
-    treated = [f for f in before.findings if any(_cures(change, f) for change in plan.changes)]
+    left = {_key(finding, target.shown) for finding in after.findings}
+    meant = {(code, _subject(change)) for change in plan.changes for code in change.cures}
+    treated = [f for f in before.findings if any((f.code, s) in meant for s in _subjects(f))]
     return replace(
         outcome,
-        cured=tuple(f for f in treated if _key(f) not in left),
-        uncured=tuple(f for f in treated if _key(f) in left),
+        cured=tuple(f for f in treated if _key(f, root) not in left),
+        uncured=tuple(f for f in treated if _key(f, root) in left),
         remaining=tuple(f for f in after.findings if f.severity > Severity.NOTE),
     )
 
 
-def _key(finding: Finding) -> tuple[str, str]:
-    """Tell a finding in two files: bytes may have moved, and messages hold the path."""
-    return finding.code, finding.tensor or finding.where.partition(":")[2]
+def _key(finding: Finding, root: str) -> tuple[str, str]:
+    """Tell a finding in two files: bytes may have moved, and places begin with the path."""
+    return finding.code, finding.tensor or finding.where.removeprefix(root)
 
 
-def _cures(change: Change, finding: Finding) -> bool:
-    """Whether a change was to cure a finding."""
-    if finding.code not in change.cures:
-        return False
+_FILE = ("the file",)
+
+
+def _subject(change: Change) -> str | tuple[str]:
+    """Give what a change is about: a tensor, a number, a place, or the file."""
     if isinstance(change, Edit):
-        return finding.tensor == change.tensor
+        return change.tensor
     if isinstance(change, NumberEdit):
-        return finding.tensor == change.name
-    if isinstance(change, Restamp):
-        return finding.where == change.where
-    return isinstance(change, Removal) or "end" in finding.measured
+        return change.name
+    return change.where if isinstance(change, Restamp) else _FILE
+
+
+def _subjects(finding: Finding) -> Iterator[str | tuple[str]]:
+    """Yield what changes that cure a finding may be about."""
+    if finding.tensor or finding.where:
+        yield finding.tensor or finding.where
+    if not finding.tensor and "end" in finding.measured:
+        yield _FILE
 
 
 # --- what the plan's table shows ------------------------------------------------------------------

@@ -144,6 +144,59 @@ class TestDryRuns:
         ]  # fmt: skip
 
 
+class TestNames:
+    """What is said of the result names the result, not its draft."""
+
+    @pytest.fixture
+    def damaged(self, torch):
+        data = bytearray(torch.read_bytes())
+        with open_path(torch) as table:
+            at = wh.byte_places(table["fc.bias"], np.arange(4))
+        data[at[0]] ^= 1
+        data[at[9]] ^= 8
+        torch.write_bytes(data)
+        return torch
+
+    def test_findings_name_the_output(self, damaged, tmp_path):
+        out = tmp_path / "a:b.pt"
+        outcome = repair(damaged, out, **RESET)
+        (finding,) = [f for f in outcome.remaining if f.code == "CK001"]
+        assert finding.where.startswith(f"{out}:archive/data/")
+        assert "ckptdoctor" not in str(outcome.after.findings)
+
+    def test_a_colon_in_the_name_does_not_make_a_cure(self, damaged, tmp_path, monkeypatch):
+        monkeypatch.setattr(checksums.Checksums, "restate", lambda *_: None)
+        outcome = repair(damaged, tmp_path / "a:b.pt", allow="destructive", trust_hdf5=True)
+        assert "CK001" in {f.code for f in outcome.uncured}
+        assert "CK001" not in {f.code for f in outcome.cured}
+        assert not outcome.done
+
+    def test_a_checksum_that_is_restated_is_cured(self, damaged, tmp_path):
+        outcome = repair(damaged, tmp_path / "out.pt", allow="destructive")
+        assert "CK001" in {f.code for f in outcome.cured}
+
+    def test_findings_about_a_set_name_its_folder(self, tmp_path):
+        index = wh.sharded(tmp_path / "set", torch=True)
+        shard = sorted((tmp_path / "set").glob("*-of-*"))[1]
+        data = bytearray(shard.read_bytes())
+        with open_path(shard) as table:
+            data[wh.byte_places(table["b.weight"], np.array([9]))[1]] ^= 3
+        shard.write_bytes(data)
+        outcome = repair(index, tmp_path / "out", reinit=["b.bias=zeros"])
+        (finding,) = [f for f in outcome.after.findings if f.code == "CK001"]
+        assert finding.where.startswith(f"{tmp_path}/out/{shard.name}:")
+
+    def test_a_donor_is_not_written_over(self, torch, tmp_path):
+        donor = torch_model(tmp_path / "donor.pt", healthy=True)
+        os.link(donor, tmp_path / "second.pt")
+        before = wh.listing(tmp_path)
+        for name in ("donor.pt", "second.pt"):
+            with pytest.raises(UsageError, match="is the donor"):
+                repair(torch, tmp_path / name, donor=donor, force=True)
+        assert wh.listing(tmp_path) == before
+        repair(torch, tmp_path / "new.pt", donor=donor)
+
+
 class TestPlans:
     def test_a_stored_plan_gives_the_bytes_of_the_direct_repair(self, model, tmp_path):
         plan = tmp_path / "plan.json"
@@ -189,7 +242,7 @@ class TestPlans:
         document = json.loads(plan.read_text())
         document["changes"][0] |= {"indices": None}
         plan.write_text(json.dumps(document))
-        with pytest.raises(UsageError, match="expected 16 values of float32 .* found 1"):
+        with pytest.raises(UsageError, match=r"expected 16 values of float32 .* found 1"):
             repair(torch, from_plan=plan)
 
 
@@ -224,7 +277,7 @@ class TestReceipts:
             with open_path(shard) as table:
                 name = "a.weight" if "a.weight" in table else "b.weight"
                 wh.write(shard, [wh.edit(name, np.array([np.nan], "f4"), [1])], tmp_path / "x")
-            os.replace(tmp_path / "x", shard)
+            (tmp_path / "x").replace(shard)
         receipt = tmp_path / "receipt.json"
         repair(
             index, tmp_path / "out", receipt=receipt, reinit=["*weight=zeros"], allow="destructive"
@@ -376,7 +429,7 @@ class TestFailures:
 
     def test_a_result_with_new_damage_is_declined(self, torch, monkeypatch):
         """What the tables do not show, the checksums do."""
-        monkeypatch.setattr(checksums, "shift", lambda crc, length: crc)
+        monkeypatch.setattr(checksums, "shift", lambda crc, _: crc)
         before = wh.listing(torch.parent)
         with pytest.raises(WriteError, match=r"the written file is damaged \(CK001\); nothing"):
             repair(torch, **RESET)

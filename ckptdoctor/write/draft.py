@@ -97,8 +97,9 @@ class Draft:
         """Leave no trace; nothing to do after `publish`."""
         with contextlib.suppress(OSError):
             self._close()
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        if not self.published:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
     def failed(self, what: str, error: OSError) -> WriteError:
         """Error for a call that the operating system refused."""

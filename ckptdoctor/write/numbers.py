@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from ..containers.zip import read_archive
 from ..edits import NumberEdit
-from ..errors import WriteError
+from ..errors import UsageError, WriteError
+from ..hints import shown
 from ..tensors import Checksum, TensorTable
+from .pickle_number_bytes import alike
 from .pickle_numbers import number_patch, scalars_reader, tree_pickle
 from .windows import Window
 
@@ -37,18 +40,32 @@ def number_windows(table: TensorTable, edits: Sequence[NumberEdit]) -> NumberWin
     ------
     UnsupportedError
         If a number cannot be stated in as many bytes as it has.
+    UsageError
+        If two edits want other values of what is one number in the file.
     """
     if not edits:
         return NumberWindows((), ())
     tree, read = tree_pickle(table), scalars_reader(table)
     data, windows = tree.data, []
+    wanted: dict[str, float | int] = {}
     for edit in edits:
         patch = number_patch(data, edit.name, edit.value, read)
+        wanted[edit.name] = patch.value
         stop = patch.offset + len(patch.data)
         old = data[patch.offset : stop]
         windows.append(Window(tree.offset + patch.offset, old, patch.data))
         data = data[: patch.offset] + patch.data + data[stop:]
+    if len(wanted) > 1:
+        _check_shared(read(data), wanted, table.path)
     return NumberWindows(tuple(windows), _checksum(table, tree.member))
+
+
+def _check_shared(found: Mapping[str, float | int], wanted: Mapping[str, float], path: str) -> None:
+    for name, value in wanted.items():
+        if not alike(found[name], value):
+            message = f"two changes want other values of one number, of {name!r:.200}"
+            hint = "the file holds it once, under more than one name: set one of them"
+            raise UsageError(message, where=path, hint=hint)
 
 
 def _checksum(table: TensorTable, name: str) -> tuple[Checksum, ...]:
@@ -69,19 +86,33 @@ def check_numbers(before: TensorTable, after: TensorTable, edits: Sequence[Numbe
         If they are not.
     """
     wanted = {edit.name: edit.value for edit in edits}
-    new = set(wanted.values())
+    new = {value for edit in edits for value in _readings(edit.value)}
     for name, value in after.scalars.items():
-        old = before.scalars.get(name)
         if name in wanted:
-            right = _same(value, wanted[name])
+            right = value in _readings(wanted[name])
         else:  # one object in the pickle may be a number under two names
-            right = old is not None and (_same(value, old) or value in new)
+            old = before.scalars.get(name)
+            right = old is not None and (value in new or alike(value, old))
         if not right:
-            message = f"the number {name!r:.200} is read back as {value!r:.40}; nothing was changed"
+            message = (
+                f"the number {name!r:.200} is read back as {shown(value)}; nothing was changed"
+            )
+            raise WriteError(message, where=before.path)
+    left = {_key(name) for name in after.scalars}
+    for name in wanted:  # one that was set may also go, with all of its key
+        if name not in after.scalars and _key(name) in left:
+            message = f"the number {name!r:.200} is not read back; nothing was changed"
             raise WriteError(message, where=before.path)
 
 
-def _same(one: float, other: float) -> bool:
-    if math.isnan(one) and math.isnan(other):
-        return True
-    return one == other or math.isclose(one, other, rel_tol=1e-6)
+def _key(name: str) -> str:
+    """Outermost key of a number's path."""
+    return name.replace("/", ".").partition(".")[0]
+
+
+def _readings(value: float) -> set[float | int]:
+    """List what a value may be read back as: NumPy's scalars hold 32 or 16 bits of a float."""
+    if isinstance(value, int):
+        return {value}
+    with np.errstate(all="ignore"):
+        return {value, float(np.float32(value)), float(np.float16(value))}

@@ -52,6 +52,10 @@ def _replace(draft: Draft, target: Target, source: FileSource, written: Written)
     if written.identical:
         return dataclasses.replace(written, kept=True)
     backup = target.backup
+    if backup is not None and target.taken:
+        message = f"{backup.name!r:.200} exists already and holds something else"
+        hint = "move it away, or use -o or --no-backup"
+        raise UsageError(f"{message}; nothing was changed", where=target.shown, hint=hint)
     made = backup is not None and not os.path.lexists(backup)
     _give_owner(draft, source)
     try:

@@ -6,9 +6,9 @@ already; then both are compared, tensor by tensor and member by member.
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,11 @@ from ..containers.inflate import InflatingSource
 from ..containers.json_number import with_number
 from ..containers.zip import Archive, Member, read_archive
 from ..edits import Edit, NumberEdit, Removal, RepairPlan
-from ..errors import UnsupportedError, WriteError
+from ..errors import CkptDoctorError, UnsupportedError, WriteError
 from ..formats.base import ReadOptions
-from ..sources import ByteSource, FileSource
+from ..sources import ByteSource, FileSource, WindowSource
 from ..tensors import Array, TensorTable
+from .draft import Draft
 from .legacy_rewrite import rewrite_legacy
 from .numbers import stands_in_pickle
 from .pickle_numbers import tree_pickle
@@ -144,30 +145,35 @@ def _indices(edits: Sequence[Edit]) -> Array | None:
 def _archive(table: TensorTable, parts: Moving, target: Path, options: ReadOptions) -> None:
     """Write a zip archive with other data in the members that change."""
     archive = read_archive(table.files[0])
-    with _contents(table, archive, parts, options, target.parent) as (replace, drop):
+    with _contents(table, archive, parts, options, target) as (replace, drop):
         with target.open("wb") as file:
             rewrite(archive, file, replace=replace, drop=drop)
         again = FileSource(target)
         try:
-            _check_members(table, archive, read_archive(again), {*replace, *drop}, drop)
+            _check_members(table, archive, read_archive(again), replace, drop)
+        except WriteError:
+            raise
+        except CkptDoctorError as error:  # what this wrote cannot be read
+            raise _differs(table, error.message) from None
         finally:
             again.close()
 
 
 @contextmanager
 def _contents(
-    table: TensorTable, archive: Archive, parts: Moving, options: ReadOptions, folder: Path
+    table: TensorTable, archive: Archive, parts: Moving, options: ReadOptions, target: Path
 ) -> Iterator[tuple[dict[str, Content], tuple[str, ...]]]:
     """Give new data of members, and the members that go."""
     if table.format == _KERAS:
-        with _keras_contents(table, archive, parts, options, folder) as inside:
+        with _keras_contents(table, archive, parts, options, target) as inside:
             yield inside, ()
         return
     replace: dict[str, Content] = {}
     drop: tuple[str, ...] = ()
     if parts.numbers:
-        message = "numbers of this file are compressed"
-        raise UnsupportedError(message, where=table.path)
+        message = "its numbers are compressed, which leaves no bytes of theirs to be changed"
+        hint = "load it with its framework, set the number, and save it anew"
+        raise UnsupportedError(message, where=table.path, hint=hint)
     if parts.gone:
         tree = tree_pickle(table)
         shortened = without_keys(tree.data, parts.gone, table.path)
@@ -225,7 +231,7 @@ def _run(source: ByteSource, start: int, stop: int) -> Iterator[bytes]:
 
 @contextmanager
 def _keras_contents(
-    table: TensorTable, archive: Archive, parts: Moving, options: ReadOptions, folder: Path
+    table: TensorTable, archive: Archive, parts: Moving, options: ReadOptions, target: Path
 ) -> Iterator[dict[str, Content]]:
     replace: dict[str, Content] = {}
     if parts.numbers:
@@ -242,16 +248,21 @@ def _keras_contents(
         return
     if inner.name != _WEIGHTS[0]:
         raise UnsupportedError("its npz weights are compressed", where=table.path)
-    with tempfile.TemporaryDirectory(prefix=".ckptdoctor-", dir=folder) as room:
-        before, after = Path(room, "before.h5"), Path(room, "after.h5")
-        with before.open("wb") as file:
-            source = archive.open(inner)
-            for block in _run(source, 0, source.size):
-                file.write(block)
-        after.touch()
-        _with_source(before, lambda file: _hdf5(file, after, _Inner(parts), table, options))
-        replace[inner.name] = lambda: _file_blocks(after)
+    output = _output_of(target)
+    with Draft(output) as before, Draft(output) as after:
+        source, at = archive.open(inner), 0
+        for block in _run(source, 0, source.size):
+            before.write(at, block)
+            at += len(block)
+        inside = _Inner(parts)
+        _with_source(before.path, lambda file: _hdf5(file, after.path, inside, table, options))
+        replace[inner.name] = lambda: _file_blocks(after.path)
         yield replace
+
+
+def _output_of(draft: Path) -> Path:
+    """Name of the output, from that of its draft: leftovers of a killed process go by it."""
+    return draft.with_name(draft.name[1:].rsplit(".", 2)[0])
 
 
 class _Inner(Moving):
@@ -276,20 +287,41 @@ def _file_blocks(path: Path) -> Iterator[bytes]:
 
 
 def _check_members(
-    table: TensorTable, before: Archive, after: Archive, changed: set[str], gone: Sequence[str]
+    table: TensorTable,
+    before: Archive,
+    after: Archive,
+    replace: Mapping[str, Content],
+    gone: Sequence[str],
 ) -> None:
-    """Compare the data of all members that were to stay."""
+    """Compare the data of all members with the input, or with what was to take its place."""
     kept = [member for member in before.members if member.name not in gone]
     if [member.name for member in kept] != [member.name for member in after.members]:
         raise _differs(table, "members are not those of the input")
     for one, other in zip(kept, after.members, strict=True):
-        if one.name in changed:
-            continue
-        mine, its = before.open(one), after.open(other)
-        if mine.size != its.size or any(
-            a != b for a, b in zip(_run(mine, 0, mine.size), _run(its, 0, its.size), strict=True)
-        ):
+        content = replace.get(one.name)
+        if content is not None:
+            same = _holds(after.open(other), content)
+        else:  # deflated data was copied as it is
+            raw = WindowSource(one.name, after.source, other.offset, other.stored)
+            held = partial(_run, before.source, one.offset, one.offset + one.stored)
+            same = _data_of(one) == _data_of(other) and _holds(raw, held)
+        if not same:
             raise _differs(table, f"member {one.name!r:.200}")
+
+
+def _data_of(member: Member) -> tuple[object, ...]:
+    return member.stored, member.size, member.method, member.crc32
+
+
+def _holds(source: ByteSource, content: Content) -> bool:
+    """Whether a source holds some data, and nothing behind it."""
+    at = 0
+    for block in content() if callable(content) else (content,):
+        stop = at + len(block)
+        if stop > source.size or source.pread(at, len(block)) != block:
+            return False
+        at = stop
+    return at == source.size
 
 
 def _legacy(table: TensorTable, parts: Moving, target: Path) -> None:

@@ -14,6 +14,7 @@ __all__ = ["Target", "choose", "default_output", "same_bytes"]
 
 _SUFFIXES = (".weights.h5", ".pth.tar", ".pt.tar", ".torchscript.pt", ".safetensors.index.json")
 """Endings that loaders or their users know as one."""
+_SEPARATORS = (os.sep, os.altsep)
 _BLOCK = 1 << 20
 
 
@@ -35,6 +36,9 @@ class Target:
         Whether it takes the input's place.
     backup
         Name under which the input is kept then; None for nowhere.
+    taken
+        Whether something else has that name: as long as there is nothing to change, as after a
+        run that was killed behind its rename, it does not matter.
     folder
         Whether the output is a folder: a sharded set.
     """
@@ -45,6 +49,7 @@ class Target:
     fresh: bool = False
     replaces: bool = False
     backup: Path | None = None
+    taken: bool = False
     folder: bool = False
 
 
@@ -102,7 +107,7 @@ def choose(
         return _in_place(path, inputs, output, backup=backup, folder=folder)
     shown = default_output(path, folder=folder) if output is None else output
     target = Path(shown)
-    if not target.name or target.name == "..":
+    if not target.name or target.name == ".." or (shown[-1] in _SEPARATORS and not folder):
         raise UsageError("expected the name of a file to write", where=shown or "''")
     linked = os.path.islink(target)  # noqa: PTH114  (which no name can upset)
     if linked and not force:
@@ -131,15 +136,13 @@ def _in_place(
     _check_cache(real, path)
     kept = real.with_name(f"{real.name}.orig") if backup else None
     # A link would lead to the new file as soon as that has the old one's name.
-    if (
+    taken = (
         kept is not None
         and os.path.lexists(kept)
         and (kept.is_symlink() or not same_bytes(inputs[0], kept))
-    ):
-        message = f"{kept.name!r:.200} exists already and holds something else"
-        raise UsageError(message, where=path, hint="move it away, or use -o or --no-backup")
+    )
     _check_folder(real, path)
-    return Target(path=real, shown=path, replaces=True, backup=kept)
+    return Target(path=real, shown=path, replaces=True, backup=kept, taken=taken)
 
 
 def _check_cache(real: Path, shown: str) -> None:

@@ -155,7 +155,7 @@ class TestSpace:
         self, source, target, tmp_path, monkeypatch
     ):
         free = SimpleNamespace(f_bavail=len(DATA) // 10 - 1, f_frsize=10)
-        monkeypatch.setattr(os, "statvfs", lambda path: free)
+        monkeypatch.setattr(os, "statvfs", lambda _: free)
         with pytest.raises(WriteError, match=r"room for 7,530,000 bytes, 7,529,990 are free") as c:
             copy_file(source, target, tmp_path, lambda _: None)
         assert "nothing was changed" in str(c.value)
@@ -163,7 +163,7 @@ class TestSpace:
 
     def test_just_enough_is_enough(self, tmp_path, monkeypatch):
         free = SimpleNamespace(f_bavail=7, f_frsize=512)
-        monkeypatch.setattr(os, "statvfs", lambda path: free)
+        monkeypatch.setattr(os, "statvfs", lambda _: free)
         check_space(tmp_path, 7 * 512)
         with pytest.raises(WriteError):
             check_space(tmp_path, 7 * 512 + 1)

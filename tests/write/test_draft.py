@@ -48,9 +48,8 @@ class TestWriting:
 
     def test_without_publishing_no_trace_is_left(self, target):
         target.write_bytes(b"old")
-        with pytest.raises(ZeroDivisionError), Draft(target) as draft:
+        with Draft(target) as draft:
             draft.write(0, b"new")
-            1 / 0  # noqa: B018
         assert target.read_bytes() == b"old"
         assert wh.names(target.parent) == ["model.pt"]
         with pytest.raises(OSError, match="Bad file"):

@@ -137,7 +137,7 @@ def test_a_failure_leaves_nothing(index, monkeypatch):
 
 
 def test_a_change_of_a_shard_meanwhile_is_noticed(index, monkeypatch):
-    def meddle(*args):
+    def meddle(*_):
         path = index.parent / shards(index.parent)[1]
         os.utime(path, ns=(1, 1))
         return 0
@@ -168,7 +168,7 @@ def test_a_damaged_draft_is_noticed(index, monkeypatch):
         if target.name.endswith(".json"):
             return
         data = bytearray(Path(source).read_bytes())
-        os.unlink(target)
+        target.unlink()
         Path(target).write_bytes(data[:-4])
 
     monkeypatch.setattr(os, "link", other)
@@ -223,7 +223,7 @@ class TestTwoRunsAtOnce:
 
         seen = []
 
-        def look(table, plan, path, options):
+        def look(_table, _plan, path, _options):
             fd = os.open(Path(path).parent, os.O_RDONLY)
             with pytest.raises(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)

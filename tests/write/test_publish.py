@@ -136,8 +136,27 @@ class TestInPlace:
         inode = kept.stat().st_ino
         assert wh.write(model, FIX, None, in_place=True).backup
         assert kept.stat().st_ino == inode
-        with pytest.raises(UsageError, match="holds something else"):
+        before = wh.listing(tmp_path)
+        with pytest.raises(UsageError, match=r"'m\.safetensors\.orig' exists already and holds"):
             wh.write(model, [wh.edit("a.scalar", np.ones(1, "f4"))], None, in_place=True)
+        assert wh.listing(tmp_path) == before
+
+    def test_a_second_run_finds_nothing_to_do(self, model, tmp_path):
+        """As after one that was killed behind its rename."""
+        wh.write(model, FIX, None, in_place=True)
+        before = wh.listing(tmp_path)
+        written = wh.write(model, FIX, None, in_place=True)
+        assert (written.kept, written.identical, written.backup) == (True, True, "")
+        assert wh.listing(tmp_path) == before
+
+    @pytest.mark.parametrize("to", ["m.safetensors", "copy"])
+    def test_a_link_is_no_original(self, model, tmp_path, to):
+        (tmp_path / "copy").write_bytes(model.read_bytes())
+        (tmp_path / "m.safetensors.orig").symlink_to(to)
+        before = wh.listing(tmp_path)
+        with pytest.raises(UsageError, match="holds something else; nothing was changed; move"):
+            wh.write(model, FIX, None, in_place=True)
+        assert wh.listing(tmp_path) == before
 
     def test_nothing_to_change_leaves_the_input_and_makes_no_backup(self, model, tmp_path):
         inode = model.stat().st_ino
@@ -282,7 +301,7 @@ class TestInPlace:
     def test_others_may_not_give_files_away_and_that_is_no_failure(self, model, monkeypatch):
         asked = []
 
-        def chown(path, owner, group):
+        def chown(_, owner, group):
             asked.append((owner, group))
             raise PermissionError(errno.EPERM, "Operation not permitted")
 
@@ -376,7 +395,7 @@ def test_drafts_of_runs_that_were_killed_are_swept_away(model, tmp_path):
     assert wh.names(tmp_path) == ["m.safetensors", "out"]
 
 
-def test_the_input_can_be_read_all_the_while(model, tmp_path, monkeypatch):
+def test_the_input_can_be_read_all_the_while(model, monkeypatch):
     during(monkeypatch, lambda: open_path(model).close())
     wh.write(model, FIX, None, in_place=True)
     assert issubclass(ChangedError, CkptDoctorError)
