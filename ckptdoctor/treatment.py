@@ -318,8 +318,7 @@ def _subject(change: Change) -> str | tuple[str]:
 
 def _subjects(finding: Finding) -> Iterator[str | tuple[str]]:
     """Yield what changes that cure a finding may be about."""
-    if finding.tensor or finding.where:
-        yield finding.tensor or finding.where
+    yield from filter(None, (finding.tensor, finding.where))
     if not finding.tensor and "end" in finding.measured:
         yield _FILE
 

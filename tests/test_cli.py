@@ -533,7 +533,7 @@ class TestRules:
         assert len(capsys.readouterr().out.splitlines()) == len(pages()) + 2
 
 
-@pytest.mark.parametrize("command", ["rules", "formats", "explain NF001", "inspect FILE"])
+@pytest.mark.parametrize("command", ["rules", "formats", "explain NF001", "inspect FILE", "repair FILE -n"])
 def test_every_command_takes_the_common_options(command, sound):
     words = command.replace("FILE", sound).split()
     assert run([*words, "--config", os.devnull, "--color", "never", "--quiet"]) == 0

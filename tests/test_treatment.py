@@ -206,6 +206,25 @@ class TestPlans:
         assert (tmp_path / "planned").read_bytes() == (tmp_path / "direct").read_bytes()
         assert {f.code for f in outcome.cured} == {"BN001"}
 
+    def test_a_plan_names_its_file_by_size_and_hash(self, model, tmp_path):
+        repair(model, dry_run=True, write_plan=tmp_path / "p", **RESET)
+        made_for = json.loads((tmp_path / "p").read_text())["made_for"]
+        assert made_for == {"size": model.stat().st_size, "sha256": sha256(model)}
+
+    def test_a_plan_for_a_set_names_all_its_files_in_order(self, tmp_path):
+        index = wh.sharded(tmp_path / "set")
+        how = {"reinit": ["b.bias=zeros"]}
+        repair(index, dry_run=True, write_plan=tmp_path / "p", **how)
+        files = [index, *sorted((tmp_path / "set").glob("*-of-*"))]
+        hashes = "".join(map(sha256, files)).encode()
+        assert json.loads((tmp_path / "p").read_text())["made_for"] == {
+            "size": sum(file.stat().st_size for file in files),
+            "sha256": hashlib.sha256(hashes).hexdigest(),
+        }
+        repair(index, tmp_path / "direct", **how)
+        repair(index, tmp_path / "planned", from_plan=tmp_path / "p")
+        assert wh.listing(tmp_path / "planned") == wh.listing(tmp_path / "direct")
+
     def test_a_plan_for_another_file_is_refused(self, model, tmp_path):
         plan = tmp_path / "plan.json"
         repair(model, dry_run=True, write_plan=plan, **RESET)
@@ -401,6 +420,16 @@ class TestPapersInTheWay:
             repair(torch, write_plan=plan, receipt=receipt, **RESET)
             assert json.loads(plan.read_text())["kind"] == "repair-plan"
             assert json.loads(receipt.read_text())["kind"] == "repair-receipt"
+
+    @pytest.mark.parametrize(
+        "text", ['{"schema": 1, "kind": "report"}', '{"kind": "repair-plan"}', " "]
+    )
+    def test_other_json_is_not_replaced(self, torch, tmp_path, text):
+        other = tmp_path / "other.json"
+        other.write_text(text)
+        with pytest.raises(UsageError, match="neither a plan nor a receipt"):
+            repair(torch, write_plan=other, **RESET)
+        assert other.read_text() == text
 
     def test_devices_are_not_replaced(self, torch):
         with pytest.raises(UsageError, match="neither a plan nor a receipt"):

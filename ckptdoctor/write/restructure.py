@@ -6,6 +6,7 @@ already; then both are compared, tensor by tensor and member by member.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -238,10 +239,12 @@ def _keras_contents(
         member = archive.last(_CONFIG)
         if member is None:
             raise UnsupportedError(f"no member {_CONFIG}", where=table.path)
-        text = archive.read(member, 1 << 26).decode()
+        data = archive.read(member, 1 << 26)
+        spelling = json.detect_encoding(data), "surrogatepass"  # as `json.loads` takes it
+        text = data.decode(*spelling)
         for number in parts.numbers:
             text = with_number(text, number.name, number.value)
-        replace[_CONFIG] = text.encode()
+        replace[_CONFIG] = text.encode(*spelling)
     inner = next((m for n in _WEIGHTS if (m := archive.last(n)) is not None), None)
     if inner is None or not (parts.edits or parts.gone):
         yield replace
