@@ -14,6 +14,7 @@ from .remedies import LADDER
 from .remedies.ailments import ailments_of
 from .remedies.base import Ailment, Patient, Remedy
 from .selection import matcher
+from .shell import quoted
 from .tensors import Array, TensorInfo
 
 __all__ = ["make_plan", "name_tensors"]
@@ -170,9 +171,11 @@ class _Planner:
             if refusal.target not in treated:
                 kept.setdefault((refusal.target, refusal.remedy), refusal)
         told = {target for target, _ in kept}
+        layers = {a.layer.key for a in self.left if a.layer is not None and a.info.name in told}
         if not explicit:
             for ailment in self.left:
-                if ailment.info.name not in told:
+                known = ailment.layer is not None and ailment.layer.key in layers
+                if ailment.info.name not in told and not known:
                     kept[ailment.info.name, ""] = _untreated(ailment)
                     told.add(ailment.info.name)
             for refusal in self._unknown(told):
@@ -249,5 +252,5 @@ def _untreated(ailment: Ailment) -> Refusal:
         reason, hint = "what was trained is lost", "--donor OLD"
     else:
         reason = "what was trained is lost: no statistic tells a weight"
-        hint = f"--donor OLD --tensor {info.name}"
+        hint = f"--donor OLD --tensor {quoted(info.name)}"
     return Refusal(target=info.name, reason=reason, codes=ailment.codes, hint=hint)

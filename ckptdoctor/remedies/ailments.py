@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from os.path import commonprefix
 
 import numpy as np
 
@@ -10,10 +12,11 @@ from ..findings import Finding, Severity
 from ..layers import Layer
 from ..rules.batchnorm import Norm, norms_of
 from ..rules.optimizer_slots import second_moments
+from ..shell import quoted
 from ..tensors import Array, TensorInfo
 from .base import Ailment, Patient
 
-__all__ = ["BN_CODES", "ailments_of", "spikes_of"]
+__all__ = ["BN_CODES", "ailments_of", "spikes_of", "statistics_of"]
 
 BN_CODES = ("BN001", "BN002", "BN003", "BN004", "BN006", "BN009")
 """Findings about running statistics whose channels other statistics can cure."""
@@ -117,7 +120,8 @@ def _broken_channels(
     if var is None:
         return None, lost
     wrong = ~np.isfinite(var)
-    exploded = np.isposinf(var)
+    narrow = norm.layer.parts["var"].dtype == "float16"  # there a cast makes Inf of what is finite
+    exploded = np.zeros(var.size, bool) if narrow else np.isposinf(var)
     if "BN002" in codes:
         wrong = wrong | (var < 0)
     if "BN003" in codes:
@@ -145,6 +149,21 @@ def _exploded(patient: Patient, norm: Norm, var: Array, findings: Sequence[Findi
     # where most layers exploded, what is usual in the file says nothing
     usual = float(np.clip(norms_of(patient.ctx).typical(norm.layer.role), 1.0, APART))
     return np.asarray(finite & (var > np.maximum(1.0, APART * usual * squares)))
+
+
+def statistics_of(layer: Layer) -> str:
+    """Pattern that names a layer's mean and variance, as the shell needs it.
+
+    Examples
+    --------
+    >>> from ckptdoctor.rules.base import Case
+    >>> ctx = Case("", {"a [1].running_mean": [0.0], "a [1].running_var": [1.0]}).context()
+    >>> print(statistics_of(next(ctx.layers.batchnorms)))
+    'a [[]1].running_*'
+    """
+    names = [layer.parts[part].name for part in ("mean", "var") if part in layer.parts]
+    common = re.sub(r"([*?[])", r"[\1]", commonprefix(names))  # noqa: RUF071  (by character)
+    return quoted(common if len(names) == 1 else f"{common}*")
 
 
 # --- everything else ------------------------------------------------------------------------------

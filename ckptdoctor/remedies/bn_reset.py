@@ -9,7 +9,7 @@ import numpy as np
 from ..edits import Change, Refusal, Remark
 from ..layers import Layer
 from ..rules.batchnorm import short
-from .ailments import FIRST
+from .ailments import FIRST, statistics_of
 from .base import Ailment, Orders, Patient, Remedy
 from .own_laws import own_law
 
@@ -54,26 +54,31 @@ class BnReset(Remedy):
         if _LOSS[scope]:
             yield Remark(remedy=self.name, text=_LOSS[scope])
         chosen = [a for a in ailments if a.part in ("mean", "var") and _is_norm(a)]
+        left: set[str] = set()
         for ailment in _widened(patient, chosen, scope):
             if ailment.codes and not set(ailment.codes) - {"BN006", "BN009"}:
                 continue  # they are at 0 and 1 already, or another layer's: nothing is broken
             if ailment.suspected and not (
                 self.asked(patient.orders) and ailment.suspected == FIRST
             ):
-                yield self._left(ailment)
+                yield from self._left(ailment, left)
                 continue
             yield from self._cost(patient, ailment)
             value = initial_value(ailment.layer, ailment.part)
             title = f"{'mean' if ailment.part == 'mean' else 'variance'} {value:g}"
             yield self.edit(ailment, np.full(ailment.bad.size, value), title)
 
-    def _left(self, ailment: Ailment) -> Refusal:
-        name = ailment.layer.name if ailment.layer else ailment.info.layer
-        return Refusal(
+    def _left(self, ailment: Ailment, told: set[str]) -> Iterator[Refusal]:
+        """Say once for a layer why it is left alone; that is no failure of the remedy."""
+        layer = ailment.layer
+        if layer is None or layer.key in told:
+            return
+        told.add(layer.key)
+        yield Refusal(
             target=ailment.info.name,
-            reason=f"{name} is left alone: {ailment.suspected}",
+            reason=ailment.suspected,
             codes=ailment.codes,
-            hint=f"--bn-reset --tensor {ailment.info.name}",
+            hint=f"--bn-reset --tensor {statistics_of(layer)}",
         )
 
     def _cost(self, patient: Patient, ailment: Ailment) -> Iterator[Remark]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..edits import Change, Refusal, Remark
-from .ailments import BN_CODES
+from .ailments import BN_CODES, statistics_of
 from .base import Ailment, Orders, Patient, Remedy
 from .bn_reset import initial_value
 
@@ -58,9 +58,9 @@ class BnSilence(Remedy):
             return
         held = next((a.suspected for a in group if a.suspected), "")
         if held:
-            reason = f"{layer.name} is left alone: {held}"
-            hint = f"--bn-silence --tensor {group[0].info.name}"
-            yield Refusal(target=layer.name, reason=reason, codes=group[0].codes, hint=hint)
+            hint = f"--bn-silence --tensor {statistics_of(layer)}"
+            name = group[0].info.name
+            yield Refusal(target=name, reason=held, codes=group[0].codes, hint=hint)
             return
         if "gamma" not in layer.parts and "beta" not in layer.parts:
             reason = f"{layer.name} has no gamma and no beta: it cannot be switched off"
