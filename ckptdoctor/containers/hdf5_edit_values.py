@@ -6,6 +6,7 @@ is read back: a filter that does not give back what it was given has no business
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -33,8 +34,7 @@ def overwrite(windows: Sequence[Window], job: Mapping[str, Any], inbox: Inbox) -
     stored = 0
     with opened(windows[0]) as file:
         for edit in job["edits"]:
-            dataset = _dataset(file, edit["path"])
-            target = _Target(windows[0], dataset, inbox.number(), edit["path"])
+            target = _Target(windows[0], file, edit["path"], inbox.number())
             stored += target.some(inbox) if edit["sparse"] else target.all(inbox)
     return stored
 
@@ -106,8 +106,10 @@ class _Target:
     An element of an array type holds several of the table's; opaque ones count byte by byte.
     """
 
-    def __init__(self, window: Window, dataset: Any, itemsize: int, path: Sequence[str]) -> None:
-        self.window, self.dataset, self.name = window, dataset, "/".join(path)[:200]
+    def __init__(self, window: Window, file: Any, path: Sequence[str], itemsize: int) -> None:
+        self.window, self.file, self.path = window, file, path
+        self.name = "/".join(path)[:200]
+        self.dataset = dataset = _dataset(file, path)
         row = describe(dataset)
         if row["layout"] in ("external", "virtual") or row["dtype"] == "vlen" or "refused" in row:
             reason = row.get("refused") or f"{row['layout']} data of type {row['dtype']}"
@@ -213,14 +215,52 @@ class _Target:
         Declined
             If what is read is not what was written.
         """
-        memory, space = _spaces(self.dataset, box)
-        self.dataset.write(memory, space, data, self.dataset.get_type())
-        self.window.check()
-        if not np.array_equal(read_box(self.dataset, box, self.size).reshape(data.shape), data):
+        if self.write(box, data):
+            return
+        self.lengthen(box, data)
+        if not self.write(box, data):
             plist = self.dataset.get_create_plist()
             filters = [text_of(plist.get_filter(i)[3]) for i in range(plist.get_nfilters())]
             message = f"{self.name!r}: its filters ({', '.join(filters)[:100]}) lose information"
             raise Declined("unsupported", f"{message}: not changed")
+
+    def lengthen(self, box: Box, data: Bytes) -> None:
+        """Store the chunks of a box unfiltered and longer than they are.
+
+        A filter such as szip is skipped for a chunk that it would not make smaller.  HDF5 (1.14)
+        does not note that it was skipped, or no longer is, where the chunk stays as long as it
+        was; so it must not stay so.
+        """
+        chunk = self.chunk
+        if chunk is None or any(start % each for start, each in zip(box[0], chunk, strict=True)):
+            return
+        whole = data.reshape(*box[1], self.size)
+        skipped = (1 << self.dataset.get_create_plist().get_nfilters()) - 1
+        steps = (range(0, count, each) for count, each in zip(box[1], chunk, strict=True))
+        for first in itertools.product(*steps):
+            part = whole[tuple(slice(a, a + n) for a, n in zip(first, chunk, strict=True))]
+            full = np.zeros((*chunk, self.size), np.uint8)
+            full[tuple(slice(0, n) for n in part.shape)] = part
+            start = tuple(a + b for a, b in zip(box[0], first, strict=True))
+            self.dataset.write_direct_chunk(start, full.tobytes() + bytes(8), skipped)
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Have HDF5 forget what it remembers of the last chunk."""
+        self.dataset.close()
+        self.dataset = _dataset(self.file, self.path)
+
+    def write(self, box: Box, data: Bytes) -> bool:
+        """Write a box; whether the file has it now, and not only what HDF5 remembers of it."""
+        memory, space = _spaces(self.dataset, box)
+        self.dataset.write(memory, space, data, self.dataset.get_type())
+        self.reopen()
+        self.window.check()
+        try:
+            found_ = read_box(self.dataset, box, self.size)
+        except OSError:
+            return False
+        return np.array_equal(found_.reshape(data.shape), data)
 
 
 def _piece(inbox: Inbox, left: int, itemsize: int) -> tuple[Indices, Bytes]:

@@ -160,6 +160,8 @@ def _leftovers(target: Path) -> Iterator[Path]:
 def _alive(process: int) -> bool:
     if os.name == "nt":
         return True  # there, asking would end it; what is left over stays
+    if process == os.getpid():
+        return False  # in a container every run may have the number 1: the lock tells them apart
     try:
         os.kill(process, 0)
     except ProcessLookupError:

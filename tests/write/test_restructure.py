@@ -26,9 +26,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ckptdoctor
-from ckptdoctor.edits import NumberEdit, Removal
+from ckptdoctor.edits import Edit, NumberEdit, Removal
 from ckptdoctor.errors import FormatError, UnsupportedError, WriteError
 from ckptdoctor.formats import open_path
+from ckptdoctor.outcome import Outcome
+from ckptdoctor.tensors import TensorTable
 from ckptdoctor.write import restructure
 
 SAID = {"remedy": "test", "kind": "destructive", "cures": (), "title": "test"}
@@ -225,6 +227,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
     "compact .h5": h5_of("compact"),
     "savez_compressed": savez_compressed,
 }
+KERAS = ["deflated .keras", ".keras of chunks"]
 ARCHIVES = [kind for kind in KINDS if ".h5" not in kind]
 
 
@@ -238,6 +241,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         make(paths[kind])
         paths[kind].chmod(0o640)
     return paths
+
+
+def repaired(source: Path, output: Path, *, guarded: bool = False, **orders: Any) -> Outcome:
+    """Repair as the command does; ``guarded`` with HDF5 in its children, which takes longer."""
+    return ckptdoctor.repair(source, output, trust_hdf5=not guarded, **orders)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 # --- everything that a file holds, read without this package --------------------------------------
@@ -300,18 +312,33 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def places(path: Path, tensors: set[str]) -> set[str]:
-    """What holds these tensors, as `contents` names it; by their bytes, before they change."""
+    """What holds these tensors of one of the `KINDS`, as `contents` names it."""
     with open_path(path, wh.TRUST) as table:
-        wanted = {name: table.read(name).tobytes() for name in tensors}
+        kind, names = table.format, list(table)
         paths = {name: "/".join(table[name].path) for name in tensors}
-    all_there = contents(path.read_bytes())
-    found = set()
-    for name, data in wanted.items():
-        near = [n for n, v in all_there.items() if isinstance(v, bytes) and n.endswith(paths[name])]
-        near = near or [n for n, v in all_there.items() if isinstance(v, bytes) and data in v]
-        assert len(near) == 1, (name, near)
-        found.add(near[0])
-    return found
+    if kind in ("torch-zip", "torchscript"):  # storages have the order of the names
+        top = "archive" if kind == "torch-zip" else "net"
+        keys = {name: f"{top}/data/{number}" for number, name in enumerate(names)}
+        keys["constants.0"] = "net/constants/0"
+        return {keys[name] for name in tensors}
+    if kind == "npz":
+        return {f"{name}.npy" for name in tensors}
+    above = "model.weights.h5" if kind == "keras-zip" else ""
+    return {f"{above}/{held}" for held in paths.values()}
+
+
+def some_edits(random: np.random.Generator, table: TensorTable) -> list[Edit]:
+    """Edits of a few tensors; at times two of one, each between the other's elements."""
+    made = []
+    for name in random.permutation(list(table)).tolist()[: int(random.integers(1, 5))]:
+        info = table[name]
+        at = wh.some_indices(random, info.size)
+        values = wh.bits(random, info, info.size if at is None else at.size)
+        if at is not None and at.size > 2 and random.integers(0, 2):
+            made += [wh.edit(name, values[::2], at[::2]), wh.edit(name, values[1::2], at[1::2])]
+        else:
+            made.append(wh.edit(name, values, at))
+    return made
 
 
 # --- element edits --------------------------------------------------------------------------------
@@ -323,7 +350,7 @@ def test_a_repair_moves_bytes_and_nothing_else(
 ) -> None:
     source, output = made[kind], tmp_path / "out"
     data = source.read_bytes()
-    outcome = ckptdoctor.repair(source, output, bn_reset=True)
+    outcome = repaired(source, output, guarded="gzip" in kind or "deflated" in kind, bn_reset=True)
     assert outcome.done
     assert {finding.code for finding in outcome.cured} == {"BN001"}
     assert outcome.written is not None
@@ -334,12 +361,12 @@ def test_a_repair_moves_bytes_and_nothing_else(
     sick = {name for name, value in before.items() if np.isnan(value).any()}
     assert len(sick) == 2
     for name, value in before.items():
-        fill = np.float32("var" in name or name.endswith("vars/3"))
+        fill = np.float32(name.endswith(("_var", "_variance:0", "/3")))
         wanted = np.where(np.isnan(value), fill, value) if name in sick else value
         assert after[name].tobytes() == wanted.tobytes(), name
     assert changed(source, output) == places(source, sick)
     assert source.read_bytes() == data
-    assert os.listdir(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out"]
     assert output.stat().st_mode & 0o7777 == 0o640
 
 
@@ -351,7 +378,7 @@ def test_any_edits_that_move_and_that_do_not_go_together(
 ) -> None:
     source, output = made[kind], tmp_path / "out"
     with open_path(source, wh.TRUST) as table:
-        edits = wh.random_edits(np.random.default_rng(seed), table)
+        edits = some_edits(np.random.default_rng(seed), table)
         moving = bool(restructure.moving(table, wh.plan_of(*edits)))
     written = wh.write(source, edits, output, force=True)
     wanted = read(source)
@@ -365,7 +392,7 @@ def test_any_edits_that_move_and_that_do_not_go_together(
     touched = places(source, {edit.tensor for edit in edits})
     assert changed(source, output) <= touched
     assert (bool(written.moved), written.changed == -1) == (moving, moving)
-    assert os.listdir(tmp_path) == ["out"]
+    assert names(tmp_path) == ["out"]
 
 
 def test_kinds_hold_data_that_moves_and_data_that_does_not(made: dict[str, Path]) -> None:
@@ -410,7 +437,7 @@ def spoiled(data: bytes, at: int) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-@pytest.mark.parametrize("kind", ARCHIVES)
+@pytest.mark.parametrize("kind", ["torch zip", "torch zip streamed", "savez_compressed", *KERAS])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.93])
 def test_a_bit_that_is_written_wrong_is_noticed(
     made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, share: float
@@ -430,10 +457,10 @@ def test_a_bit_that_is_written_wrong_is_noticed(
 
     monkeypatch.setattr(restructure, "rewrite", wrong)
     with pytest.raises(WriteError) as caught:
-        ckptdoctor.repair(made[kind], tmp_path / "out", bn_reset=True)
+        repaired(made[kind], tmp_path / "out", bn_reset=True)
     assert "is not the same" in caught.value.message
     assert "nothing was changed" in caught.value.message
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["torch zip", "TorchScript", "savez_compressed"])
@@ -455,7 +482,7 @@ def test_an_element_beside_an_edited_one_is_compared(
         name = next(n for n in table if n.endswith("bn2.running_var"))
     with pytest.raises(WriteError, match="is not the same: member"):
         wh.write(made[kind], [wh.edit(name, np.ones(1, "f4"), [5])], tmp_path / "out")
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("how", ["shorter", "longer"])
@@ -476,7 +503,7 @@ def test_a_member_of_another_length_is_noticed(
             [wh.edit("bn2.running_var", np.ones(1, "f4"), [0])],
             tmp_path / "out",
         )
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("fault", ["a member is gone", "another order", "another method", "others"])
@@ -501,8 +528,8 @@ def test_other_members_are_compared(
 
     monkeypatch.setattr(restructure, "rewrite", wrong)
     with pytest.raises(WriteError, match="is not the same: member"):
-        ckptdoctor.repair(made["torch zip"], tmp_path / "out", bn_reset=True)
-    assert os.listdir(tmp_path) == []
+        repaired(made["torch zip"], tmp_path / "out", bn_reset=True)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["gzip .h5", "compact .h5", ".keras of chunks"])
@@ -522,15 +549,14 @@ def test_what_hdf5_changes_beside_the_edit_is_noticed(
             elif what == "attribute":
                 dataset.parent.attrs["more"] = 1
             else:
-                layer = dataset.parent.parent if "vars" in path else dataset.parent.parent
-                layer["more"] = [1.0]
+                dataset.parent.parent["more"] = [1.0]
 
     monkeypatch.setattr(restructure, "overwrite", wrong)
     with open_path(made[kind], wh.TRUST) as table:
         name = next(n for n in table if n.endswith(("bn2/moving_variance:0", "bn2/vars/3")))
     with pytest.raises(WriteError, match="is not the same"):
         wh.write(made[kind], [wh.edit(name, np.ones(1, "f4"), [5])], tmp_path / "out")
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 # --- no room, no time -----------------------------------------------------------------------------
@@ -559,9 +585,9 @@ def test_a_full_disk_leaves_nothing_of_an_archive(
         restructure, "rewrite", lambda archive, out, **how: real(archive, Full(out, room), **how)
     )
     with pytest.raises(WriteError, match="No space left on device; nothing was changed") as caught:
-        ckptdoctor.repair(made[kind], tmp_path / "out", bn_reset=True)
+        repaired(made[kind], tmp_path / "out", bn_reset=True)
     assert caught.value.where == str(tmp_path / "out")
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("number", range(2))
@@ -570,7 +596,7 @@ def test_a_full_disk_leaves_nothing_of_the_weights_in_an_archive(
 ) -> None:
     """Where they are taken out, and where they are copied."""
 
-    def full(*args: Any, **how: Any) -> None:
+    def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if number:
@@ -580,13 +606,13 @@ def test_a_full_disk_leaves_nothing_of_the_weights_in_an_archive(
         monkeypatch.setattr(
             restructure.Draft,
             "write",
-            lambda draft, at, data: real(draft, at, data)
-            if data[:8] != b"\x89HDF\r\n\x1a\n"
-            else full(),
+            lambda draft, at, data: (
+                real(draft, at, data) if data[:8] != b"\x89HDF\r\n\x1a\n" else full()
+            ),
         )
     with pytest.raises((WriteError, OSError), match="No space left on device"):
-        ckptdoctor.repair(made["deflated .keras"], tmp_path / "out", bn_reset=True)
-    assert os.listdir(tmp_path) == []
+        repaired(made["deflated .keras"], tmp_path / "out", bn_reset=True)
+    assert names(tmp_path) == []
 
 
 STEPS = {
@@ -614,11 +640,11 @@ def test_what_a_killed_process_leaves_goes_with_the_next_run(
     arguments = [sys.executable, "-c", textwrap.dedent(text), made[kind], tmp_path / "out"]
     ended = subprocess.run(arguments, check=False, capture_output=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    left = os.listdir(tmp_path)
+    left = names(tmp_path)
     assert left
     assert all(name.startswith(".out.") and name.endswith(".ckptdoctor") for name in left)
-    assert ckptdoctor.repair(made[kind], tmp_path / "out", bn_reset=True, trust_hdf5=True).done
-    assert os.listdir(tmp_path) == ["out"]
+    assert repaired(made[kind], tmp_path / "out", bn_reset=True).done
+    assert names(tmp_path) == ["out"]
 
 
 # --- what goes ------------------------------------------------------------------------------------
@@ -697,7 +723,7 @@ def test_an_optimizer_goes_and_nothing_else(tmp_path: Path, kind: str) -> None:
     make, key = WITH_OPTIMIZER[kind]
     source, output = tmp_path / "in", tmp_path / "out"
     make(source)
-    outcome = ckptdoctor.repair(source, output, drop_optimizer=True)
+    outcome = repaired(source, output, drop_optimizer=True)
     assert outcome.done
     assert outcome.written is not None
     assert outcome.written.moved == f"{key} was left out"
@@ -723,7 +749,7 @@ def test_an_optimizer_goes_and_nothing_else(tmp_path: Path, kind: str) -> None:
         inside = "model.weights.h5/" if "keras" in kind else "/"
         kept = {n for n in differ if not n.removeprefix(inside).startswith(key)}
         assert kept <= {inside}  # the list of what it holds
-    assert sorted(os.listdir(tmp_path)) == ["in", "out"]
+    assert names(tmp_path) == ["in", "out"]
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy"])
@@ -744,7 +770,7 @@ def test_a_storage_that_weights_share_with_the_optimizer_stays(tmp_path: Path, h
     else:
         sized = {key: (len(data) // 4, data) for key, data in held.items()}
         (tmp_path / "in").write_bytes(tb.legacy(tree, sized))
-    assert ckptdoctor.repair(tmp_path / "in", tmp_path / "out", drop_optimizer=True).done
+    assert repaired(tmp_path / "in", tmp_path / "out", drop_optimizer=True).done
     after = read(tmp_path / "out")
     assert {name: value.tobytes() for name, value in after.items()} == {"model.weight": held["0"]}
 
@@ -780,8 +806,8 @@ def test_a_tensor_that_goes_too_many_is_noticed(
         restructure, "without_keys", lambda data, keys, where: real(data, [*keys, "other"], where)
     )
     with pytest.raises(WriteError, match="reads otherwise than the input"):
-        ckptdoctor.repair(source, tmp_path / "out", drop_optimizer=True)
-    assert os.listdir(tmp_path) == ["in"]
+        repaired(source, tmp_path / "out", drop_optimizer=True)
+    assert names(tmp_path) == ["in"]
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -798,7 +824,7 @@ def test_a_number_of_a_stored_configuration_is_set(
     with open_path(tmp_path / "in") as table:
         (rate,) = (name for name in table.scalars if name.endswith("learning_rate"))
         now = table.scalars[rate]
-    outcome = ckptdoctor.repair(tmp_path / "in", tmp_path / "out", numbers={rate: 0.25})
+    outcome = repaired(tmp_path / "in", tmp_path / "out", numbers={rate: 0.25})
     assert outcome.done
     assert outcome.written is not None
     assert outcome.written.moved == "the stored configuration was written anew"
@@ -832,7 +858,7 @@ def test_a_number_in_a_keras_archive_is_set(tmp_path: Path, deflate: bool, encod
     if deflate:
         deflated(tmp_path / "in")
     numbers = {f"{ADAM}/learning_rate": 0.25, f"{ADAM}/steps": 7}
-    outcome = ckptdoctor.repair(tmp_path / "in", tmp_path / "out", numbers=numbers)
+    outcome = repaired(tmp_path / "in", tmp_path / "out", numbers=numbers)
     assert outcome.done
     assert outcome.written is not None
     assert outcome.written.moved == "the stored configuration was written anew"
@@ -874,7 +900,7 @@ def test_a_number_in_a_pickle_changes_in_its_place(tmp_path: Path, how: str) -> 
             members = {name: archive.read(name) for name in archive.namelist()}
         source.write_bytes(wh.zipped(members, stream=True))
     lr = "optimizer.param_groups.0.lr"
-    outcome = ckptdoctor.repair(source, tmp_path / "out", numbers={lr: 0.025})
+    outcome = repaired(source, tmp_path / "out", numbers={lr: 0.025})
     assert outcome.done
     assert outcome.written is not None
     assert outcome.written.moved == ""
@@ -892,9 +918,9 @@ def test_a_number_in_a_pickle_changes_in_its_place(tmp_path: Path, how: str) -> 
 def test_numbers_of_a_compressed_pickle_are_refused(tmp_path: Path) -> None:
     deflated(patients.save_torch(tmp_path / "in", checkpoint(epoch=3)))
     with pytest.raises(UnsupportedError, match="numbers are compressed") as caught:
-        ckptdoctor.repair(tmp_path / "in", tmp_path / "out", numbers={"epoch": 4})
+        repaired(tmp_path / "in", tmp_path / "out", numbers={"epoch": 4})
     assert "set the number" in caught.value.hint
-    assert os.listdir(tmp_path) == ["in"]
+    assert names(tmp_path) == ["in"]
 
 
 # --- what is not done -----------------------------------------------------------------------------
@@ -929,12 +955,14 @@ def test_compressed_data_of_a_shard_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [wh.safetensors, wh.torch_tar], ids=["safetensors", "tar"])
-def test_keys_of_other_formats_are_not_removed(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_keys_of_other_formats_are_not_removed(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
     make(tmp_path / "in")
     with pytest.raises(UnsupportedError, match="cannot be written to") as caught:
         wh.write(tmp_path / "in", [Removal(names=("w",), **SAID)], tmp_path / "out")
     assert caught.value.hint
-    assert os.listdir(tmp_path) == ["in"]
+    assert names(tmp_path) == ["in"]
 
 
 def test_compressed_arrays_in_a_keras_archive_are_refused(tmp_path: Path) -> None:
@@ -948,19 +976,21 @@ def test_compressed_arrays_in_a_keras_archive_are_refused(tmp_path: Path) -> Non
         (name,) = table
     with pytest.raises(UnsupportedError, match="npz weights are compressed"):
         wh.write(tmp_path / "in", [wh.edit(name, np.ones(1), [0])], tmp_path / "out")
-    assert os.listdir(tmp_path) == ["in"]
+    assert names(tmp_path) == ["in"]
 
 
-def test_values_in_a_pickled_array_are_refused(tmp_path: Path) -> None:
-    """A NumPy array that the pickle carries itself has no storage."""
-    pytest.importorskip("numpy")
-    source = patients.save_torch(tmp_path / "in", {"w": np.ones(3, "f4")})
-    deflated(source)
-    with open_path(source) as table:
-        info = table["w"]
-        assert info.extent is not None
-    written = wh.write(source, [wh.edit("w", np.zeros(1, "f4"), [1])], tmp_path / "out")
-    assert written.moved
+def test_values_that_a_compressed_pickle_carries_are_refused(tmp_path: Path) -> None:
+    """A NumPy array in a pickle has no storage of its own."""
+    kind = tb.call("numpy", "dtype", "f8", False, True)
+    kind += tb.item((3, "<", None, None, None, -1, -1, 0)) + b"b"
+    array = tb.call(
+        "numpy.core.multiarray", "_reconstruct", tb.name("numpy", "ndarray"), (0,), b"C\x01b"
+    )
+    array += tb.item((1, (2,), kind, False, b"C\x10" + struct.pack("<2d", 1.5, 2.5))) + b"b"
+    (tmp_path / "in").write_bytes(tb.archive({"array": array}, {}))
+    with pytest.raises(UnsupportedError, match="'array' have no bytes of their own"):
+        wh.write(tmp_path / "in", [wh.edit("array", np.ones(1), [1])], tmp_path / "out")
+    assert names(tmp_path) == ["in"]
 
 
 def test_a_damaged_member_that_is_read_is_named(tmp_path: Path) -> None:
@@ -977,4 +1007,4 @@ def test_a_damaged_member_that_is_read_is_named(tmp_path: Path) -> None:
             [wh.edit("bn2.running_var", np.ones(1, "f4"), [1])],
             tmp_path / "out",
         )
-    assert os.listdir(tmp_path) == ["in"]
+    assert names(tmp_path) == ["in"]
