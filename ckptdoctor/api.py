@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import Settings, load_settings
-from .diagnose import diagnose
 from .errors import CkptDoctorError, InternalError, UsageError
+from .examination import examined
 from .findings import Finding
 from .formats import open_path
 from .formats.base import ReadOptions
-from .measure.scan import Progress, measure
+from .measure.scan import Progress
 from .results import CastTo, ErrorInfo, Exemption, Purpose, Report, Weights, Wishes
 from .selection import check_wishes
 from .tensors import TensorTable
@@ -285,27 +285,13 @@ def examine(
 
 def _inspect(path: str, wishes: Wishes, progress: Progress | None) -> Report:
     with open_checkpoint(path, trust_hdf5=wishes.trust_hdf5) as table:
+        _, report = examined(path, table, wishes, progress)
         try:
-            measured = measure(table, progress=progress)
-            found = diagnose(table, measured, wishes)
             table.check_unchanged()
         except CkptDoctorError as error:
-            error.findings = error.findings or table.findings
+            error.findings = table.findings
             raise
-    return Report(
-        file=path,
-        format=table.format,
-        weights=found.weights,
-        verdict=found.verdict,
-        summary=found.summary,
-        findings=found.findings,
-        diagnoses=found.diagnoses,
-        wishes=wishes,
-        relevant=found.relevant,
-        table=table,
-        stats=measured.stats,
-        judged=found.judged,
-    )
+    return report
 
 
 def _refused(path: str, wishes: Wishes, info: ErrorInfo, seen: Sequence[Finding]) -> Report:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .diagnose import Judgement, diagnose
 from .edits import Change, Edit, NumberEdit, RepairPlan, Restamp
 from .errors import CkptDoctorError, UsageError, WriteError
+from .examination import examined
 from .findings import Finding, Severity
 from .formats import open_path
 from .formats.base import ReadOptions
-from .measure.scan import Measured, measure
+from .measure.scan import Measured, Progress
 from .outcome import Before, Outcome, Written
 from .papers import check_paper, drafted_receipt, save_plan, stored_plan
 from .plan import make_plan, name_tensors
@@ -97,7 +97,7 @@ def treat(
     with open_path(path, options) as table:
         target = _target(path, table, placing, orders.donor)
         _check_papers(papers, orders, target, table)
-        measured, before = _judged(path, table, wishes, note)
+        measured, before = examined(path, table, wishes, _told(note, "examining"))
         outcome = Outcome(file=path, before=before)
         with contextlib.ExitStack() as stack:
             if papers.from_plan:
@@ -151,36 +151,6 @@ def _target(path: str, table: TensorTable, placing: Placing, donor: str) -> Targ
     return target
 
 
-def _judged(
-    path: str, table: TensorTable, wishes: Wishes, note: Note, what: str = "examining"
-) -> tuple[Measured, Report]:
-    measured = measure(table, progress=lambda done, total: note(what, done, total))
-    try:
-        found = diagnose(table, measured, wishes)
-    except CkptDoctorError as error:
-        error.findings = error.findings or table.findings
-        raise
-    return measured, _report(path, table, measured, found, wishes)
-
-
-def _report(
-    path: str, table: TensorTable, measured: Measured, found: Judgement, wishes: Wishes
-) -> Report:
-    return Report(
-        file=path,
-        format=table.format,
-        weights=found.weights,
-        verdict=found.verdict,
-        summary=found.summary,
-        findings=found.findings,
-        diagnoses=found.diagnoses,
-        wishes=wishes,
-        relevant=found.relevant,
-        table=table,
-        stats=measured.stats,
-    )
-
-
 def _planned(
     table: TensorTable,
     measured: Measured,
@@ -215,7 +185,8 @@ def _written(
     with contextlib.ExitStack() as stack:
         stage = stack.enter_context(staged(table, plan, target, note, options))
         with open_path(stage.path, options) as again:
-            measured, after = _judged(target.shown, again, wishes, note, "examining the result")
+            told = _told(note, "examining the result")
+            measured, after = examined(target.shown, again, wishes, told)
             _check_damage(damage, _damage(again, measured), target)
         after = _under_its_name(after, stage.path, target)
         outcome = _weighed(replace(outcome, after=after), plan, _root(table.path, target), target)
@@ -224,6 +195,10 @@ def _written(
             paper = stack.enter_context(drafted_receipt(receipt, table, plan, stage, target, note))
         written = _published(stage, paper)
     return replace(outcome, written=written)
+
+
+def _told(note: Note, what: str) -> Progress:
+    return lambda done, total: note(what, done, total)
 
 
 def _published(stage: Stage, paper: Draft | None) -> Written:

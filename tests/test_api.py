@@ -136,9 +136,9 @@ def test_what_cannot_be_checked_is_raised(file, tmp_path):
 
 
 def test_file_that_changes_meanwhile_is_not_judged(file, monkeypatch):
-    import ckptdoctor.api
+    import ckptdoctor.examination
 
-    real = ckptdoctor.api.measure
+    real = ckptdoctor.examination.measure
 
     def measure(table, **options):
         measured = real(table, **options)
@@ -146,6 +146,6 @@ def test_file_that_changes_meanwhile_is_not_judged(file, monkeypatch):
             stream.write(b"x")
         return measured
 
-    monkeypatch.setattr(ckptdoctor.api, "measure", measure)
+    monkeypatch.setattr(ckptdoctor.examination, "measure", measure)
     with pytest.raises(ckptdoctor.ChangedError):
         ckptdoctor.inspect(file)

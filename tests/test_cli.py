@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import ckptdoctor.api
+import ckptdoctor.examination
 from ckptdoctor import __version__
 from ckptdoctor.cli import run
 from ckptdoctor.errors import FormatError
@@ -192,7 +193,7 @@ class TestFailClosed:
         def crash(*_args, **_options):
             raise ZeroDivisionError("one\ntwo")
 
-        monkeypatch.setattr(ckptdoctor.api, "measure", crash)
+        monkeypatch.setattr(ckptdoctor.examination, "measure", crash)
 
     def test_unexpected_exception_is_3_with_a_hint_and_no_traceback(self, crash, sound, capsys):
         assert run(["inspect", sound]) == 3
@@ -252,7 +253,7 @@ class TestFailClosed:
         monkeypatch.setattr(
             ckptdoctor.api, "open_path", lambda *a: replace(real(*a), findings=seen)
         )
-        monkeypatch.setattr(ckptdoctor.api, "measure", refuse)
+        monkeypatch.setattr(ckptdoctor.examination, "measure", refuse)
         assert run(["inspect", sound, "--format", "json"]) == 3
         assert [f["code"] for f in report(capsys)["findings"]] == ["CK005"]
 
@@ -268,7 +269,7 @@ class TestFailClosed:
         def interrupt(*_args, **_options):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(ckptdoctor.api, "measure", interrupt)
+        monkeypatch.setattr(ckptdoctor.examination, "measure", interrupt)
         assert run(["inspect", sound]) == 130
         assert capsys.readouterr().err == "ckptdoctor: interrupted\n"
 

@@ -40,7 +40,7 @@ class Checksums:
             found = locate(checksum.extent.source, checksum.extent.offset)
             if found is not None and found[0] is file and checksum.header >= 0:
                 runs.append((found[1], found[1] + checksum.extent.length, checksum))
-        runs.sort(key=lambda run: run[:2])
+        runs.sort(key=lambda run: run[0])
         self._runs = runs
         self._starts = [run[0] for run in runs]
         self._reach = list(accumulate((run[1] for run in runs), max))
@@ -61,7 +61,7 @@ class Checksums:
             return
         index = touched[0]
         start, stop, checksum = self._runs[index]
-        if len(touched) > 1 or not start <= window.offset <= end <= stop:
+        if len(touched) > 1 or window.offset < start or end > stop:
             raise _tangled(checksum, "overlaps another")
         old, new = (np.frombuffer(data, np.uint8) for data in (window.old, window.new))
         difference = (old ^ new).tobytes()

@@ -59,12 +59,7 @@ def windows_of(info: TensorInfo, edit: Edit, ground: Ground = locate) -> Iterato
     InternalError
         If the edit does not fit the tensor: nothing outside its elements is ever written.
     """
-    if info.extent is None or info.encoding != "plain" or info.kind.bits < 8:
-        raise UnsupportedError(f"{info.name!r:.200} cannot be overwritten in place")
-    found = ground(info.extent.source, info.extent.offset)
-    if found is None:
-        raise UnsupportedError(f"{info.name!r:.200} is compressed")
-    file, start = found
+    file, start, _ = _span(info, ground)
     width = info.kind.numpy.itemsize
     raw = _raw(info, edit.after())
     _check_fit(info, edit.indices, raw)
@@ -81,6 +76,16 @@ def windows_of(info: TensorInfo, edit: Edit, ground: Ground = locate) -> Iterato
         yield from _scattered(file, start, places[first:stop], raw[first:stop], width)
 
 
+def _span(info: TensorInfo, ground: Ground) -> tuple[ByteSource, int, int]:
+    """Source in which the bytes of a tensor lie, the first of them, and the end."""
+    if info.extent is None or info.encoding != "plain" or info.kind.bits < 8:
+        raise UnsupportedError(f"{info.name!r:.200} cannot be overwritten in place")
+    found = ground(info.extent.source, info.extent.offset)
+    if found is None:
+        raise UnsupportedError(f"{info.name!r:.200} is compressed")
+    return *found, found[1] + info.extent.length
+
+
 def _check_fit(info: TensorInfo, indices: Array | None, raw: Array) -> None:
     count = info.size if indices is None else indices.size
     if len(raw) != count:
@@ -91,7 +96,7 @@ def _check_fit(info: TensorInfo, indices: Array | None, raw: Array) -> None:
 
 def _raw(info: TensorInfo, values: Array) -> Array:
     """Elements as the file stores them, uint8, shape ``(n, width)``."""
-    stored = np.ascontiguousarray(values.reshape(-1), info.kind.numpy)
+    stored = np.ascontiguousarray(values.ravel(), info.kind.numpy)
     if info.big_endian:
         stored = stored.byteswap()
     return stored.view(np.uint8).reshape(stored.size, info.kind.numpy.itemsize)
@@ -100,15 +105,14 @@ def _raw(info: TensorInfo, values: Array) -> Array:
 def _places(info: TensorInfo, indices: Array | None) -> Array:
     """Places of the elements, counted in elements from the start of the extent."""
     flat = np.arange(info.size, dtype=np.int64) if indices is None else indices.astype(np.int64)
-    if info.strides is None:
+    if not info.strides:
         return flat
-    where = np.unravel_index(flat, info.shape or (1,))
-    steps = info.strides or (0,)
-    return sum((w * s for w, s in zip(where, steps, strict=True)), np.zeros_like(flat))
+    where = np.unravel_index(flat, info.shape)
+    return sum((w * s for w, s in zip(where, info.strides, strict=True)), np.zeros_like(flat))
 
 
 def _whole(file: ByteSource, start: int, raw: Array) -> Iterator[Window]:
-    data = raw.reshape(-1)
+    data = raw.ravel()
     for at in range(0, data.size, LONGEST):
         new = data[at : at + LONGEST].tobytes()
         yield Window(start + at, file.pread(start + at, len(new)), new)
@@ -144,7 +148,7 @@ def windows_of_all(
     """
     group: list[tuple[TensorInfo, Edit]] = []
     reach = 0
-    spans = [_span(info, edit, ground) for info, edit in pairs]
+    spans = [(*_span(info, ground)[1:], info, edit) for info, edit in pairs]
     for start, stop, info, edit in sorted(spans, key=lambda span: span[0]):
         if start >= reach:
             yield from _together(group, ground)
@@ -152,12 +156,6 @@ def windows_of_all(
         group.append((info, edit))
         reach = max(reach, stop)
     yield from _together(group, ground)
-
-
-def _span(info: TensorInfo, edit: Edit, ground: Ground) -> tuple[int, int, TensorInfo, Edit]:
-    found = ground(info.extent.source, info.extent.offset) if info.extent else None
-    start = found[1] if found else 0
-    return start, start + (info.extent.length if info.extent else 0), info, edit
 
 
 def _together(group: list[tuple[TensorInfo, Edit]], ground: Ground) -> Iterator[Window]:

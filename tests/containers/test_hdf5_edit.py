@@ -20,9 +20,15 @@ from h5py import h5a, h5d, h5p, h5s, h5t
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptdoctor.containers import hdf5_edit, hdf5_edit_process, hdf5_edit_values, hdf5_process
+from ckptdoctor.containers import (
+    hdf5_edit,
+    hdf5_edit_process,
+    hdf5_edit_values,
+    hdf5_edit_worker,
+    hdf5_process,
+)
 from ckptdoctor.containers.hdf5_edit import overwrite, remove, set_attribute, set_number
-from ckptdoctor.containers.hdf5_edit_worker import Inbox, Window, perform
+from ckptdoctor.containers.hdf5_edit_worker import Declined, Inbox, Window, perform
 from ckptdoctor.containers.hdf5_same import same
 from ckptdoctor.containers.json_number import with_number
 from ckptdoctor.errors import (
@@ -609,6 +615,53 @@ def test_a_missing_draft_and_a_missing_folder_are_write_errors(tmp_path: Path) -
         remove(path, tmp_path / "gone" / "out.h5", [])
 
 
+def test_a_window_that_is_let_go_touches_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b"abcdef")
+    with path.open("r+b") as file:
+        window = Window(file.fileno(), 0, 6, writable=True)
+        buffer = bytearray(b"zzzzzzzz")
+        window.seek(2)
+        assert window.readinto(memoryview(buffer)) == 4
+        assert buffer == b"cdef\0\0\0\0", "what is not there is zero, not what lay in memory"
+        window.release()
+        window.seek(0)
+        window.write(memoryview(b"xyz"))
+        window.truncate(1)
+        window.seek(0)
+        assert window.readinto(memoryview(buffer)) == 0
+        assert buffer == bytes(8)
+        window.check()
+    assert path.read_bytes() == b"abcdef"
+
+
+def test_a_window_for_reading_is_not_written_to(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_bytes(b"abcdef")
+    with path.open("r+b") as file:
+        window = Window(file.fileno(), 0, 6)
+        window.write(memoryview(b"xyz"))
+        window.truncate(1)
+        with pytest.raises(Declined, match="opened for reading"):
+            window.check()
+    assert path.read_bytes() == b"abcdef"
+
+
+def test_writing_stops_at_the_first_failure(tmp_path: Path, monkeypatch: Any) -> None:
+    path = filled(tmp_path / "m.h5")
+    calls: list[int] = []
+
+    def full(fd: int, offset: int, data: memoryview) -> int:
+        calls.append(offset)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hdf5_edit_worker, "_write_at", full)
+    changes = [(np.array([i * 1000]), np.ones(1)) for i in range(50)]
+    with pytest.raises(WriteError, match="No space left on device"):
+        overwrite(path, {("w",): changes}, trust=True)
+    assert len(calls) == 1
+
+
 def test_handles_that_are_left_open_write_to_no_other_file(tmp_path: Path) -> None:
     path = filled(tmp_path / "m.h5")
     for _ in range(3):
@@ -675,6 +728,7 @@ def furnished(path: Path, **how: Any) -> Path:
         dense["a"] = np.float64(2)
         file["model/outside"] = h5py.ExternalLink("other.h5", "/x")
         file["model/soft"] = h5py.SoftLink("/model/gone")
+        file["model/\u00e9"] = h5py.SoftLink("/model/gone")
         file["model/shared"] = file["model/dense"]
         file["model/strings"] = ["a", "bcd"]
         file["model/null"] = h5py.Empty("f4")

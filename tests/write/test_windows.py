@@ -226,6 +226,14 @@ class TestTogether:
         with pytest.raises(UsageError, match="shared, of 'w'; name one of them with --tensor"):
             self.together((one, whole), (two, wh.edit("w", np.array([2, 4], "f4"))))
 
+    def test_of_many_names_four_are_told(self, file):
+        pairs = [
+            (info(file, (2,))._replace(name=f"w{n}"), wh.edit("w", np.full(2, n, "f4")))
+            for n in range(5)
+        ]
+        with pytest.raises(UsageError, match="shared, of 'w0', 'w1', 'w2', 'w3'; name one"):
+            self.together(*pairs)
+
     def test_large_tensors_that_are_tied_are_written_in_bounded_windows(self, file):
         size = LONGEST + 9000
         one, two = info(file, (size,), 0, "uint8"), info(file, (size - 5000,), 5000, "uint8")
