@@ -209,7 +209,7 @@ class TestFailClosed:
         assert run(["inspect", sound, "--format", "json"]) == 3
         told = report(capsys)
         assert told["error"]["type"] == "ZeroDivisionError"
-        assert told["error"]["where"].startswith("api.py:")
+        assert told["error"]["where"].startswith("examination.py:")
         assert told["verdict"] is None
 
     def test_debug_shows_the_traceback(self, crash, sound):
