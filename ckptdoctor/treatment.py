@@ -162,7 +162,7 @@ def _planned(
     context = Context(table, measured.stats)
     patient = Patient(ctx=context, findings=before.findings, orders=orders)
     if orders.donor:
-        from .remedies.donor import Donor  # noqa: PLC0415  (only with a donor)
+        from .remedies.donor_file import Donor  # noqa: PLC0415  (only with a donor)
 
         patient.donor = stack.enter_context(Donor.open(orders.donor, context))
         outcome = replace(outcome, donor=patient.donor.facts)

@@ -201,7 +201,7 @@ class TestFailClosed:
         assert "Traceback" not in out + err
         (line,) = err.splitlines()
         assert "ZeroDivisionError" in line
-        assert "api.py:" in line
+        assert "examination.py:" in line
         assert __version__ in line
         assert "report" in line
 

@@ -19,7 +19,7 @@ from ..tensors import Array, TensorInfo
 from ..wishes import Scope
 
 if TYPE_CHECKING:
-    from .donor import Donor
+    from .donor_file import Donor
 
 __all__ = ["Ailment", "Orders", "Patient", "Remedy", "Scope"]
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..edits import Change, Class, Edit, Refusal, Remark
 from ..tensors import TensorInfo
 from .base import Ailment, Orders, Patient, Remedy
-from .donor import Donor, no_partner
+from .donor_file import Donor, no_partner
 
 __all__ = ["Graft"]
 

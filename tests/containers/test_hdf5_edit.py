@@ -651,7 +651,7 @@ def test_writing_stops_at_the_first_failure(tmp_path: Path, monkeypatch: Any) ->
     path = filled(tmp_path / "m.h5")
     calls: list[int] = []
 
-    def full(fd: int, offset: int, data: memoryview) -> int:
+    def full(_fd: int, offset: int, _data: memoryview) -> int:
         calls.append(offset)
         raise OSError(28, "No space left on device")
 

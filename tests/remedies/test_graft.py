@@ -11,7 +11,7 @@ import pytest
 
 from ckptdoctor.api import open_checkpoint
 from ckptdoctor.edits import Edit, Refusal, Remark
-from ckptdoctor.remedies.donor import Donor
+from ckptdoctor.remedies.donor_file import Donor
 from ckptdoctor.remedies.graft import Graft
 
 NAN = float("nan")
