@@ -14,6 +14,7 @@ FRAMEWORKS = ("torch", "tensorflow", "keras", "tf_keras", "jax")
 SICK = str(FOLDER / "sick/bn001-overflow-skipped-step.h5")
 COMMANDS = {
     "inspect": (["inspect", SICK, "--format", "json"], 1),
+    "repair": (["repair", SICK, "--bn-reset", "-o", "OUT"], 0),
     "formats": (["formats"], 0),
     "rules": (["rules"], 0),
     "explain": (["explain", "NF001"], 0),
@@ -47,8 +48,9 @@ def test_frameworks_are_really_out_of_reach(without_frameworks):
 
 
 @pytest.mark.parametrize("case", [*COMMANDS, *OPTIONS])
-def test_a_command_works_without_any_framework(without_frameworks, case):
+def test_a_command_works_without_any_framework(without_frameworks, case, tmp_path):
     arguments, expected = {**COMMANDS, **OPTIONS}[case]
+    arguments = [str(tmp_path / "out.h5") if word == "OUT" else word for word in arguments]
     done = without_frameworks("-m", "ckptdoctor", *arguments)
     assert (done.returncode, done.stderr) == (expected, "")
     assert done.stdout

@@ -443,6 +443,29 @@ class TestPapersInTheWay:
         assert wh.names(tmp_path) == ["m.pt", "plan.json"]
 
 
+class TestMovingBytes:
+    """Where parts go or data is compressed, what is not edited is compared value by value."""
+
+    def test_tied_weights_change_together_while_the_optimizer_goes(self, tmp_path):
+        import torch_bytes as tb
+
+        where = tb.storage("0", "FloatStorage", 6)
+        model = {"embed.weight": tb.tensor(where, (2, 3)), "head.weight": tb.tensor(where, (6,))}
+        adam = {"state": {0: {"exp_avg": tb.tensor(tb.storage("1", "FloatStorage", 6), (6,))}}}
+        data = {"0": np.arange(6, dtype="f4").tobytes(), "1": bytes(24)}
+        tree = {"model": model, "optimizer": adam, "epoch": 3}
+        (tmp_path / "m").write_bytes(tb.archive(tree, data))
+        outcome = repair(
+            tmp_path / "m", tmp_path / "out", drop_optimizer=True, reinit=["*embed.weight=ones"]
+        )
+        assert "optimizer was left out" in outcome.written.moved
+        assert (outcome.written.changed, outcome.written.compared) == (-1, 2)
+        with open_path(tmp_path / "out") as table:
+            assert list(table) == ["model.embed.weight", "model.head.weight"]
+            assert table.read("model.head.weight").tolist() == [1] * 6
+        assert wh.names(tmp_path) == ["m", "out"]
+
+
 class TestFailures:
     @pytest.mark.parametrize("call", ["copy_file_range", "write", "fsync", "replace"])
     def test_nothing_is_left(self, model, monkeypatch, call):

@@ -42,9 +42,9 @@ class Draft:
         self.target = target
         self.published = False
         self.path = target.with_name(draft_name(target))
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
-            self.fd = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o600)
+            self.fd = os.open(self.path, flags, 0o600)
         except OSError as error:
             message = f"the folder takes no new file: {error.strerror}"
             raise WriteError(message, where=str(target.parent), hint=_ELSEWHERE) from None
@@ -183,7 +183,7 @@ def lock(fd: int) -> None:
 
 def _unlocked(path: Path) -> bool:
     # for reading: drafts of read-only files, and folders, cannot be opened for writing
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         import fcntl  # noqa: PLC0415
 

@@ -32,7 +32,7 @@ def staged_folder(
     """Write a set of shards into a new hidden folder; see `ckptdoctor.write.writer.staged`."""
     draft = target.path.with_name(draft_name(target.path))
     try:
-        draft.mkdir(mode=0o777)
+        draft.mkdir()
     except OSError as error:
         message = f"the folder takes no new one: {error.strerror}"
         raise WriteError(
@@ -44,16 +44,16 @@ def staged_folder(
         yield FolderStage(draft, target, table, changed, size)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-        if held >= 0:
+        if held is not None:
             os.close(held)
 
 
-def _hold(draft: Path) -> int:
+def _hold(draft: Path) -> int | None:
     """Lock the folder for as long as it is made, where folders can be opened: see `Draft`."""
     try:
         fd = os.open(draft, os.O_RDONLY)
     except OSError:
-        return -1
+        return None
     lock(fd)
     return fd
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -131,10 +132,14 @@ def check_untouched(before: TensorTable, after: TensorTable, touched: Collection
     for name, info in before.infos.items():
         if name in touched or info.encoding == "absent":
             continue
-        one, other = before.blocks(info), after.blocks(after[name])
-        if any(a.tobytes() != b.tobytes() for a, b in zip(one, other, strict=True)):
+        pairs = zip_longest(before.blocks(info), after.blocks(after[name]))
+        if not all(a is not None and b is not None and _same(a, b) for a, b in pairs):
             message = f"{name!r:.200} is not what it was; nothing was changed"
             raise WriteError(message, where=before.path)
+
+
+def _same(one: Array, other: Array) -> bool:
+    return one.tobytes() == other.tobytes()
 
 
 def check_elements(table: TensorTable, edits: Iterable[Edit]) -> None:
@@ -166,6 +171,6 @@ def _holds(table: TensorTable, info: TensorInfo, edit: Edit) -> Iterator[bool]:
             last = int(np.searchsorted(edit.indices, stop, "left"))
             picked = block[edit.indices[first:last] - at]
         wanted = after[first : first + picked.size].astype(block.dtype, copy=False)
-        yield picked.tobytes() == wanted.tobytes()
+        yield _same(picked, wanted)
         at, first = stop, first + picked.size
     yield first == after.size

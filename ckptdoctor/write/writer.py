@@ -21,6 +21,7 @@ from .publish import publish
 from .restructure import Moving, moving, restructure
 from .target import Target
 from .verify import Mark, check_elements, check_same_tables, check_untouched
+from .windows import aliases
 
 __all__ = ["Stage", "staged"]
 
@@ -116,7 +117,9 @@ def _moved(
     with open_path(second.path, options) as again:
         gone = removed(table, plan)
         check_same_tables(table, again, gone)
-        check_untouched(table, again, {edit.tensor for edit in plan.edits} | set(gone))
+        edited = {edit.tensor for edit in plan.edits}
+        tied = {other for name in edited for other in aliases(table, table[name])}
+        check_untouched(table, again, edited | tied | set(gone))
     return second
 
 

@@ -223,6 +223,21 @@ class TestLeftovers:
         remove_leftovers(target)
         assert not path.exists()
 
+    def test_a_process_is_asked_for_and_not_disturbed(self, target, monkeypatch):
+        asked = []
+        monkeypatch.setattr(os, "kill", lambda *args: asked.append(args))
+        kept = self.leave(target, 77)
+        remove_leftovers(target)
+        assert kept.exists()
+        assert asked == [(77, 0)]
+
+    @pytest.mark.parametrize("made", [os.mkfifo, os.mkdir])
+    def test_what_has_the_name_and_is_no_file_does_not_stop_us(self, target, dead, made):
+        path = target.with_name(f".model.pt.{dead}-0123abcd.ckptdoctor")
+        made(path)
+        remove_leftovers(target)
+        assert not path.exists()
+
     def test_processes_of_others_are_alive(self, target, monkeypatch):
         path = self.leave(target, 77)
         monkeypatch.setattr(os, "kill", fails(errno.EPERM))

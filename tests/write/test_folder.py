@@ -194,6 +194,21 @@ def test_a_folder_flush_that_fails_leaves_the_complete_folder(index, monkeypatch
         assert not table.read("a.bias").any()
 
 
+def test_where_folders_cannot_be_locked_a_set_is_written_all_the_same(index, monkeypatch):
+    opened, refused = os.open, []
+
+    def refuse(path, flags, *more, **where):
+        if str(path).endswith(".ckptdoctor") and not refused:
+            refused.append(flags)
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, *more, **where)
+
+    monkeypatch.setattr(os, "open", refuse)
+    wh.write(index, [wh.edit("a.bias", np.zeros(9, "f4"))], None)
+    assert refused == [os.O_RDONLY]
+    assert wh.names(index.parent.parent) == ["llama", "llama.repaired"]
+
+
 class TestTwoRunsAtOnce:
     """A draft folder that another run still makes is not swept away under it."""
 

@@ -141,11 +141,22 @@ class TestOutputs:
         assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
 
     @pytest.mark.parametrize(
-        "name", ["a\0b", "x" * 256, "y/" * 2048 + "z", "a\0b/c"], ids=["NUL", "256", "4097", "NUL/"]
+        ("name", "why"),
+        [
+            ("a\0b", "embedded null byte"),
+            ("x" * 256, "File name too long"),
+            ("y/" * 2048 + "z", "File name too long"),
+            ("a\0b/c", "embedded null byte"),
+        ],
+        ids=["NUL", "256", "4097", "NUL in a folder"],
     )
-    def test_names_that_no_file_can_have_are_refused(self, chosen, tmp_path, name):
-        with pytest.raises(UsageError):
+    def test_names_that_no_file_can_have_are_refused(self, chosen, tmp_path, name, why):
+        with pytest.raises(UsageError, match=f"cannot be written: {why}"):
             chosen(f"{tmp_path}/{name}")
+
+    def test_an_empty_name_is_shown_as_one(self, chosen):
+        with pytest.raises(UsageError, match=r"^'': expected the name of a file to write"):
+            chosen("")
 
     def test_a_folder_that_is_not_there_is_named(self, chosen, tmp_path):
         with pytest.raises(UsageError, match=r"no folder '.*/gone'"):
@@ -274,15 +285,15 @@ class TestInPlace:
 class TestSameBytes:
     @pytest.mark.parametrize(
         ("other", "same"),
-        [(0, True), (1, False), (1 << 20, False), ((1 << 20) + 4, False), (None, False)],
-        ids=["equal", "second byte", "second block", "last byte", "longer"],
+        [(-1, True), (0, False), (1 << 20, False), ((1 << 20) + 4, False), (None, False)],
+        ids=["equal", "first byte", "second block", "last byte", "longer"],
     )
     def test_every_byte_counts(self, tmp_path, other, same):
         data = bytearray((1 << 20) + 5)
         (tmp_path / "a").write_bytes(data)
         if other is None:
             data += b"x"
-        elif other:
+        elif other >= 0:
             data[other] = 1
         (tmp_path / "b").write_bytes(data)
         source = FileSource(tmp_path / "a")

@@ -18,6 +18,7 @@ from ckptdoctor.write.verify import (
     check_bytes,
     check_elements,
     check_same_tables,
+    check_untouched,
     elements,
 )
 from ckptdoctor.write.windows import Window
@@ -140,6 +141,41 @@ class TestTables:
         check_same_tables(empty, empty)
         with pytest.raises(WriteError):
             check_same_tables(empty, self.table())
+
+
+class TestUntouched:
+    """Where bytes move, every tensor is compared by its values."""
+
+    def check(self, one, two, *touched):
+        check_untouched(TensorTable.from_arrays(one), TensorTable.from_arrays(two), touched)
+
+    def test_the_same_bits_pass(self):
+        made = {"a": np.array([np.nan, -0.0], "f4"), "b": np.arange(200_000)}
+        self.check(made, made)
+
+    @pytest.mark.parametrize("at", [0, 1, 199_999])
+    def test_a_bit_that_differs_is_told_unless_it_was_to_be_changed(self, at):
+        one = {"a": np.zeros(200_000, "f4"), "b": np.zeros(3, "f4")}
+        other = {"a": one["a"].copy(), "b": one["b"]}
+        other["a"][at] = -0.0
+        with pytest.raises(WriteError, match="'a' is not what it was; nothing was changed"):
+            self.check(one, other, "b")
+        self.check(one, other, "a")
+
+    def test_values_that_end_early_are_told(self):
+        long, short = {"a": np.zeros(200_000, "f4")}, {"a": np.zeros(65_536, "f4")}
+        for one, other in ((long, short), (short, long)):
+            with pytest.raises(WriteError, match="'a' is not what it was"):
+                self.check(one, other)
+
+    def test_tensors_without_values_have_none_to_compare(self):
+        table = TensorTable.from_arrays({"a": np.zeros(3, "f4"), "b": np.zeros(3, "f4")})
+        absent = dict(table.infos) | {"a": table["a"]._replace(encoding="absent")}
+        table = dataclasses.replace(table, infos=absent)
+        check_untouched(table, table, ())
+        other = TensorTable.from_arrays({"a": np.ones(3, "f4"), "b": np.ones(3, "f4")})
+        with pytest.raises(WriteError, match="'b'"):
+            check_untouched(table, dataclasses.replace(other, infos=absent), ())
 
 
 VALUES = np.arange(200_000, dtype="f4")

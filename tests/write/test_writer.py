@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,7 @@ def test_nothing_but_the_edited_elements_and_their_checksums_changes(made, tmp_p
     assert written.changed == differ.size
     assert written.identical == (not differ.size)
     assert (written.size, written.moved, written.kept) == (len(before), "", False)
+    assert (written.compared, written.backup, written.path) == (0, "", str(output))
     assert output.stat().st_mode & 0o7777 == 0o640
     assert (source.read_bytes(), source.stat().st_mtime_ns) == (before, mtime)
     assert wh.names(tmp_path) == ["out"]
@@ -171,6 +173,17 @@ class TestWhatCannotBeWritten:
         with pytest.raises((UnsupportedError, UsageError)):
             wh.write(tmp_path / "in", [change], tmp_path / "out")
         assert wh.names(tmp_path) == ["in"]
+
+    def test_bytes_behind_the_end_go(self, tmp_path):
+        wh.safetensors(tmp_path / "in")
+        data = (tmp_path / "in").read_bytes()
+        for more, where in ((b"", None), (b"behind", None)):
+            (tmp_path / "in").write_bytes(data + more)
+            trim = Trim(size=len(data), **SAID)
+            written = wh.write(tmp_path / "in", [trim], where, force=True)
+            assert written.identical == (not more)
+            assert written.size == len(data)
+            assert Path(written.path).read_bytes() == data
 
     def test_values_that_do_not_fit_the_elements_are_an_error(self, tmp_path):
         wh.safetensors(tmp_path / "in")
