@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from os.path import commonprefix
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,12 @@ _VALUE_CODES = ("NF001", "NF002", "TS001", "TS002", "TS006", "WT011")
 FIRST = "it may be the scale of the model's inputs: the file cannot tell"
 INPUT = "the layer stands on the model's input, whose scale may be as large"
 HALF = "in float16 a variance beyond 65504 is infinite without being wrong: the channel is nearly constant"
+
+PROBABLY = "it is finite, and only probably not as intended"
+
+HIDDEN = 1000.0
+"""Times the squared norm of its kernel: a channel beside lost ones.  The largest of 1,570 healthy
+interior layers is 722, exploded ones start at 1359."""
 
 APART = 10.0
 """Times what is usual in the file: a channel of an exploded layer that is below is left alone.
@@ -66,74 +73,82 @@ def _named(patient: Patient, layer: Layer) -> bool:
     )
 
 
+class _Fault(NamedTuple):
+    """Channels of one layer with one fault; masks of shape ``(channels,)``."""
+
+    var: Array
+    mean: Array
+    suspected: str = ""
+
+
 def _of_layer(patient: Patient, norm: Norm, findings: Sequence[Finding]) -> Iterator[Ailment]:
     layer = norm.layer
     codes = tuple(dict.fromkeys(finding.code for finding in findings))
-    held = _suspected(norm, findings)
-    var, mean = _broken_channels(patient, norm, findings)
-    if not findings:  # named, and nothing is known against it: all of it
-        var = mean = np.ones(layer.channels, bool)
-    for part, mask in (("mean", mean), ("var", var)):
-        info = layer.parts.get(part)
-        if info is None or mask is None or not mask.any() or info.size != mask.size:
-            continue
-        yield Ailment(
-            info=info,
-            layer=layer,
-            part=part,
-            bad=np.flatnonzero(mask).astype(np.int64),
-            codes=codes,
-            suspected="" if info.name in patient.named else held,
-        )
+    done = {part: np.zeros(layer.channels, bool) for part in ("mean", "var")}
+    for fault in _faults(patient, norm, findings):
+        for part, mask in (("mean", fault.mean), ("var", fault.var)):
+            info = layer.parts.get(part)
+            if info is None or info.size != mask.size:
+                continue
+            new = mask & ~done[part]
+            done[part] |= mask
+            if new.any():
+                yield Ailment(
+                    info=info,
+                    layer=layer,
+                    part=part,
+                    bad=np.flatnonzero(new).astype(np.int64),
+                    codes=codes,
+                    suspected="" if info.name in patient.named else fault.suspected,
+                )
 
 
-def _suspected(norm: Norm, findings: Sequence[Finding]) -> str:
-    """Why the fault is not certain; empty where it is."""
-    if norm.on_input and {finding.code for finding in findings} == {"BN003"}:
-        return INPUT
-    if norm.first and all(finding.code == "BN003" for finding in findings):
-        return FIRST if all(f.severity < Severity.ERROR for f in findings) else ""
-    info = norm.layer.parts.get("var")
-    if info is not None and info.dtype == "float16" and norm.var is not None:
-        mean = norm.mean
-        overflowed = np.isposinf(norm.var).any() and not np.isnan(norm.var).any()
-        if overflowed and (mean is None or np.isfinite(mean).all()):
-            return HALF
-    if all(finding.severity < Severity.ERROR for finding in findings):
-        return "it is finite, and only probably not as intended"
-    return ""
-
-
-def _broken_channels(
-    patient: Patient, norm: Norm, findings: Sequence[Finding]
-) -> tuple[Array | None, Array | None]:
-    """Masks of the channels whose variance, and whose mean, cannot be used.
+def _faults(patient: Patient, norm: Norm, findings: Sequence[Finding]) -> Iterator[_Fault]:
+    """Faults of a layer, the certain ones first; channels that are sound have none.
 
     A mean survives where only the variance is NaN or negative: of a batch with one value per
     channel the mean is right, and 0 in its place took a model from 0.96 to 0.64 (0.96 with it).
     Beside an infinite or exploded variance it exploded as well: keeping it gave 0.08 and 0.09
     where 0 gave 0.86 and 0.93.
     """
-    var, mean = norm.var, norm.mean
-    codes = {finding.code for finding in findings}
-    lost = None if mean is None else ~np.isfinite(mean)
+    worst = {f.code: max(g.severity for g in findings if g.code == f.code) for f in findings}
+    none, every = np.zeros(norm.layer.channels, bool), np.ones(norm.layer.channels, bool)
+    if not findings:  # named, and nothing is known against it: all of it
+        yield _Fault(every, every)
+        return
+    var = norm.var if norm.var is not None and norm.var.size == none.size else None
+    lost = none if norm.mean is None or norm.mean.size != none.size else ~np.isfinite(norm.mean)
     if var is None:
-        return None, lost
-    wrong = ~np.isfinite(var)
-    narrow = norm.layer.parts["var"].dtype == "float16"  # there a cast makes Inf of what is finite
-    exploded = np.zeros(var.size, bool) if narrow else np.isposinf(var)
-    if "BN002" in codes:
-        wrong = wrong | (var < 0)
-    if "BN003" in codes:
+        yield _Fault(none, lost)
+        return
+    infinite = np.isposinf(var)
+    cast = none  # in float16, Inf beside a finite mean may be a variance that did not fit
+    if norm.layer.parts["var"].dtype == "float16":
+        cast = infinite & ~lost
+    negative = (var < 0) if "BN002" in worst else none
+    sick = (~np.isfinite(var) & ~cast) | negative
+    yield _Fault(sick, lost | (infinite & ~cast))
+    yield _Fault(cast, none, HALF)
+    if "BN003" in worst:
         wild = _exploded(patient, norm, var, findings)
-        wrong, exploded = wrong | wild, exploded | wild
-    if "BN004" in codes:
-        wrong = wrong | (var <= 0)
-    if codes & {"BN006", "BN009"}:
-        wrong = exploded = np.ones(var.size, bool)
-    if lost is not None and lost.size == var.size:
-        lost = lost | exploded
-    return wrong, lost
+        yield _Fault(wild, wild, _suspected(norm, worst["BN003"]))
+    elif sick.any():
+        hidden = _hidden(norm, var)
+        yield _Fault(hidden, hidden)
+    if "BN004" in worst:
+        yield _Fault(var <= 0, none, "" if worst["BN004"] is Severity.ERROR else PROBABLY)
+    stale = [worst[code] for code in ("BN006", "BN009") if code in worst]
+    if stale:
+        yield _Fault(every, every, "" if max(stale) is Severity.ERROR else PROBABLY)
+
+
+def _suspected(norm: Norm, severity: Severity) -> str:
+    """Why an exploded variance is not certain; empty where it is."""
+    if norm.on_input:
+        return INPUT
+    if severity is Severity.ERROR:
+        return ""
+    return FIRST if norm.first else PROBABLY
 
 
 def _exploded(patient: Patient, norm: Norm, var: Array, findings: Sequence[Finding]) -> Array:
@@ -149,6 +164,15 @@ def _exploded(patient: Patient, norm: Norm, var: Array, findings: Sequence[Findi
     # where most layers exploded, what is usual in the file says nothing
     usual = float(np.clip(norms_of(patient.ctx).typical(norm.layer.role), 1.0, APART))
     return np.asarray(finite & (var > np.maximum(1.0, APART * usual * squares)))
+
+
+def _hidden(norm: Norm, var: Array) -> Array:
+    """Channels that exploded beside others that are NaN: of such a layer BN003 says nothing."""
+    reference, squares = norm.reference, norm.squared_norms
+    if norm.first or norm.on_input or reference is None or not reference.exact or squares is None:
+        return np.zeros(var.size, bool)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.isfinite(var) & (var > np.maximum(1.0, HIDDEN * squares)))
 
 
 def statistics_of(layer: Layer) -> str:

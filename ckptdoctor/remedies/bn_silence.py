@@ -57,7 +57,8 @@ class BnSilence(Remedy):
         if layer is None:
             return
         held = next((a.suspected for a in group if a.suspected), "")
-        if held:
+        group = [ailment for ailment in group if not ailment.suspected] or group
+        if held and group[0].suspected:
             hint = f"--bn-silence --tensor {statistics_of(layer)}"
             name = group[0].info.name
             yield Refusal(target=name, reason=held, codes=group[0].codes, hint=hint)

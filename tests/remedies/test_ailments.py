@@ -102,8 +102,32 @@ class TestSuspected:
         assert broken(tensors) == {"bn2.running_var": ([1], ailments.HALF)}
         tensors = net([0, NAN, 2, 3], [1, INF, 3, 4], dtype=np.float16)
         assert broken(tensors)["bn2.running_var"] == ([1], "")
-        tensors = net([0, 1, 2, 3], [NAN, INF, 3, 4], dtype=np.float16)
-        assert broken(tensors)["bn2.running_var"] == ([0, 1], "")
+
+    def test_only_the_infinities_of_float16_are_held(self):
+        sick = bedside.patient(net([0, 1, 2, 3], [NAN, INF, -3, 4], dtype=np.float16))
+        found = [(a.bad.tolist(), a.suspected) for a in ailments_of(sick) if a.part == "var"]
+        assert found == [([0, 2], ""), ([1], ailments.HALF)]
+
+    @pytest.mark.parametrize("name", ["input_norm", "bn1"], ids=["on the input", "first"])
+    def test_negative_channel_makes_no_large_one_certain(self, name):
+        tensors = {
+            f"{name}.running_mean": [0.0, 9.0, 1.0, 2.0],
+            f"{name}.running_var": [1e10, -4.0, 3e10, 2e10],
+        }
+        if name == "bn1":
+            tensors = {"conv1.weight": EYE, **tensors}
+        tensors["conv2.weight"] = np.ones((4, 4, 3, 3), "f4")
+        sick = bedside.patient(tensors)
+        certain = {a.part: a.bad.tolist() for a in ailments_of(sick) if not a.suspected}
+        assert certain == {"var": [1]}
+
+    def test_channels_that_exploded_beside_lost_ones_are_seen(self):
+        kept, lost = ailments.HIDDEN * 0.99, ailments.HIDDEN * 1.01
+        found = broken(net([NAN, 1, 2, 3], [NAN, kept, lost, 1.0]))
+        assert found["bn2.running_var"] == ([2], "")
+        sick = bedside.patient(net([NAN, 1, 2, 3], [NAN, kept, lost, 1.0]))
+        every = [a.bad.tolist() for a in ailments_of(sick) if a.part == "var"]
+        assert every == [[0], [2]]
 
     def test_naming_a_tensor_makes_it_certain(self):
         tensors = net([0] * 4, [1.0] * 4, first=[5e6, 2e7, 5e6, 5e6])
