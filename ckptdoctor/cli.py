@@ -226,7 +226,7 @@ def _number(text: str) -> tuple[str, float | int]:
     name, found, value = text.rpartition("=")
     for kind in (int, float):
         with contextlib.suppress(ValueError):
-            if found and name:
+            if found and name and ("inf" in value.lower() or abs(float(value)) < float("inf")):
                 return name, kind(value)
     raise UsageError(f"--set {text}: expected NAME=VALUE, the value a number")
 

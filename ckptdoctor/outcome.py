@@ -118,6 +118,7 @@ class Outcome:
             return False
         if self.plan.explicit:
             return not any(refusal.remedy for refusal in self.plan.refusals)
-        if self.after is None:  # a dry run
-            return not any(refusal.codes for refusal in self.plan.refusals)
+        if self.after is None and self.before is not None:  # a dry run
+            errors = {f.tensor or f.where for f in self.before.findings if f.severity >= 3}
+            return not any(refusal.target in errors for refusal in self.plan.refusals)
         return not any(finding.severity >= 3 for finding in self.remaining)

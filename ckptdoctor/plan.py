@@ -13,7 +13,7 @@ from .hints import suggestion
 from .remedies import LADDER
 from .remedies.ailments import ailments_of
 from .remedies.base import Ailment, Patient, Remedy
-from .selection import matcher
+from .selection import exactly
 from .shell import quoted
 from .tensors import Array, TensorInfo
 
@@ -32,6 +32,7 @@ def make_plan(patient: Patient) -> RepairPlan:
         If the orders name tensors, numbers or laws that do not exist.
     """
     explicit = patient.orders.actions
+    _check_named(patient)
     planner = _Planner(patient)
     for remedy in LADDER:
         if not explicit or _runs(remedy, patient):
@@ -45,6 +46,18 @@ def make_plan(patient: Patient) -> RepairPlan:
     )
 
 
+def _check_named(patient: Patient) -> None:
+    """Refuse to reset or silence tensors that are no running statistics."""
+    orders = patient.orders
+    if not patient.named or orders.donor or not (orders.bn_reset or orders.bn_silence):
+        return
+    parts = {patient.ctx.layers.part_of(name) for name in patient.named}
+    if not parts & {"mean", "var"}:
+        option = "--bn-reset" if orders.bn_reset else "--bn-silence"
+        message = f"{option} treats running means and variances, and --tensor names none"
+        raise UsageError(message, where=patient.ctx.table.path)
+
+
 def name_tensors(patient: Patient) -> frozenset[str]:
     """Tensors that the orders' patterns name.
 
@@ -55,10 +68,10 @@ def name_tensors(patient: Patient) -> frozenset[str]:
     """
     names: set[str] = set()
     for pattern in patient.orders.tensors:
-        match = matcher([pattern])
-        found = {name for name in patient.ctx.table.infos if match(name)}
+        found = {info.name for info in patient.matching(pattern)}
         if not found:
-            hint = suggestion(pattern, patient.ctx.table.infos)
+            layers = dict.fromkeys(info.layer for info in patient.ctx.table.values())
+            hint = suggestion(pattern, (*patient.ctx.table.infos, *filter(None, layers)))
             message = f"no tensor matches {pattern!r:.200}"
             raise UsageError(message, where=patient.ctx.table.path, hint=hint)
         names |= found
@@ -107,9 +120,10 @@ class _Planner:
 
     def take(self, remedy: Remedy) -> None:
         """Let a remedy propose for what is open."""
+        before, remarks = len(self.changes), list[str]()
         for proposed in remedy.propose(self._patient, self.left):
             if isinstance(proposed, Remark):
-                self.warnings.append(proposed.text)
+                remarks.append(proposed.text)
             elif isinstance(proposed, Refusal):
                 self.refusals.append(proposed)
             elif self._is_told(proposed):
@@ -118,7 +132,10 @@ class _Planner:
                 self.changes.append(proposed)
                 self._close(proposed)
             else:
-                self.refusals.append(_not_allowed(remedy, proposed))
+                hint = remedy.unasked_hint(self._patient, proposed)
+                self.refusals.append(_not_allowed(remedy, proposed, hint))
+        if len(self.changes) > before:  # what nobody does costs nothing
+            self.warnings += remarks
 
     def _allowed(self, remedy: Remedy, change: Change) -> bool:
         orders = self._patient.orders
@@ -131,11 +148,14 @@ class _Planner:
         if not isinstance(change, Edit):
             return False
         memory = _memory(self._patient.ctx.table[change.tensor])
-        made = self._made.get(memory, ()) if memory is not None else ()
-        return any(
-            other.tensor != change.tensor and _same_indices(change.indices, other.indices)
-            for other in made
-        )
+        for other in self._made.get(memory, ()) if memory is not None else ():
+            if other.tensor == change.tensor or not _same_indices(change.indices, other.indices):
+                continue
+            if not change.cures and other.title != change.title:
+                message = f"{change.tensor!r:.100} and {other.tensor!r:.100} share their memory"
+                raise UsageError(f"{message}: expected one wish for both, found two")
+            return True
+        return False
 
     def _close(self, change: Change) -> None:
         """Take what a change treats off the list, other names of the same memory included."""
@@ -223,12 +243,12 @@ def _below(ailment: Ailment, names: Iterable[str]) -> bool:
 
 
 _NOT_UNASKED = {
-    "destructive": "invents values, and is done only when asked for",
+    "destructive": "invents values, and is done only when asked for; --donor OLD restores more",
     "statistical": "estimates what was there, which --allow lossless rules out",
 }
 
 
-def _not_allowed(remedy: Remedy, change: Change) -> Refusal:
+def _not_allowed(remedy: Remedy, change: Change, hint: str) -> Refusal:
     target = change.tensor if isinstance(change, Edit) else change.title
     if isinstance(change, Restamp):
         target = change.where
@@ -237,7 +257,7 @@ def _not_allowed(remedy: Remedy, change: Change) -> Refusal:
         reason=f"{remedy.name} {_NOT_UNASKED[change.kind]}",
         remedy=remedy.name,
         codes=change.cures,
-        hint=remedy.option or f"--allow {change.kind}",
+        hint=hint,
     )
 
 
@@ -252,5 +272,5 @@ def _untreated(ailment: Ailment) -> Refusal:
         reason, hint = "what was trained is lost", "--donor OLD"
     else:
         reason = "what was trained is lost: no statistic tells a weight"
-        hint = f"--donor OLD --tensor {quoted(info.name)}"
+        hint = f"--donor OLD --tensor {quoted(exactly(info.name))}"
     return Refusal(target=info.name, reason=reason, codes=ailment.codes, hint=hint)

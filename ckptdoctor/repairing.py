@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from .api import repair
 from .config import find_settings, load_settings
+from .errors import CkptDoctorError, InternalError
+from .outcome import Outcome
 from .report.repair import render
 from .report.repair_json import outcome_json
-from .results import View
+from .results import ErrorInfo, View
 from .terminal import ProgressLine, colored, is_terminal, put, width_of
 
 if TYPE_CHECKING:
@@ -18,6 +20,17 @@ if TYPE_CHECKING:
 __all__ = ["run_repair"]
 
 _DONE, _REMAINDER = 0, 1
+
+
+def _failed(path: str, error: CkptDoctorError) -> Outcome:
+    info = ErrorInfo(
+        type=type(error).__name__,
+        message=error.message,
+        where=error.where or path,
+        hint=error.hint,
+        bug=isinstance(error, InternalError),
+    )
+    return Outcome(file=path, error=info)
 
 
 def run_repair(wish: RepairWish) -> int:
@@ -41,6 +54,10 @@ def run_repair(wish: RepairWish) -> int:
 
     try:
         outcome = repair(wish.path, config=settings, note=note, **wish.given)
+    except CkptDoctorError as error:
+        if wish.format == "json":
+            put(sys.stdout, outcome_json(_failed(wish.path, error)))
+        raise
     finally:
         line.clear()
     stream = sys.stdout

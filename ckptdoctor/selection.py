@@ -17,6 +17,7 @@ from .rules import RULES, Rule
 __all__ = [
     "accepted",
     "check_wishes",
+    "exactly",
     "known_codes",
     "matcher",
     "prefixes",
@@ -38,6 +39,17 @@ def known_codes() -> dict[str, str]:
     'nan-values'
     """
     return dict(sorted({**CONTAINER_CODES, **{rule.code: rule.name for rule in RULES}}.items()))
+
+
+def exactly(name: str) -> str:
+    """Pattern that matches one name and no other.
+
+    Examples
+    --------
+    >>> exactly("glob*[z]"), matcher([exactly("glob*[z]")])("glob*[z]")
+    ('glob[*][[]z]', True)
+    """
+    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def prefixes(words: Iterable[str]) -> tuple[str, ...]:

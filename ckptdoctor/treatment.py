@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from .edits import Change, Edit, NumberEdit, RepairPlan, Restamp
+from .edits import Change, Edit, NumberEdit, Refusal, RepairPlan, Restamp
 from .errors import CkptDoctorError, UsageError, WriteError
 from .examination import examined
 from .findings import Finding, Severity
 from .formats import open_path
 from .formats.base import ReadOptions
 from .measure.scan import Measured, Progress
+from .measure.stats import TensorStats
 from .outcome import Before, Outcome, Written
 from .papers import check_paper, drafted_receipt, save_plan, stored_plan
 from .plan import make_plan, name_tensors
@@ -26,10 +27,11 @@ from .results import Report, Wishes
 from .rules.base import Context
 from .tensors import Array, TensorTable
 from .write.draft import Draft
+from .write.restructure import unwritable
 from .write.target import Target, choose
 from .write.verify import elements
 from .write.windows import aliases
-from .write.writer import Stage, staged
+from .write.writer import Stage, reading_back, staged
 
 __all__ = ["Note", "Papers", "Placing", "treat"]
 
@@ -93,8 +95,11 @@ def treat(
     CkptDoctorError
         If the input cannot be read.
     """
+    _check_combination(orders, papers)
     options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
     with open_path(path, options) as table:
+        if Path(path).is_dir() and not table.format.endswith("-sharded"):
+            path = table.path  # the checkpoint that was found in a folder
         target = _target(path, table, placing, orders.donor)
         _check_papers(papers, orders, target, table)
         measured, before = examined(path, table, wishes, _told(note, "examining"))
@@ -104,7 +109,7 @@ def treat(
                 plan = stored_plan(papers.from_plan, table, note)
             else:
                 plan, outcome = _planned(table, measured, before, orders, outcome, stack)
-            details = _details(table, plan)
+            details = _details(table, plan, before)
             outcome = replace(outcome, plan=plan, details=details)
             if papers.write_plan:
                 save_plan(papers.write_plan, plan, table, details, note)
@@ -127,6 +132,22 @@ def _check_papers(
         check_paper(papers.write_plan, *others)
     if papers.receipt:
         check_paper(papers.receipt, *others, *filter(None, (papers.write_plan, papers.from_plan)))
+
+
+def _check_combination(orders: Orders, papers: Papers) -> None:
+    """Refuse options that would have no effect: who gives one means something by it."""
+    alone = (
+        (
+            bool(papers.from_plan) and orders != Orders(),
+            "--from-plan",
+            "what the plan does not say",
+        ),
+        (orders.bn_scope != "channels" and not orders.bn_reset, "--bn-scope", "no --bn-reset"),
+        (bool(orders.seed) and not orders.reinit, "--seed", "no --reinit"),
+    )
+    for wrong, option, other in alone:
+        if wrong:
+            raise UsageError(f"{option} has no effect with {other}", hint="leave one of them out")
 
 
 def _target(path: str, table: TensorTable, placing: Placing, donor: str) -> Target | None:
@@ -168,7 +189,33 @@ def _planned(
         outcome = replace(outcome, donor=patient.donor.facts)
     patient.named = name_tensors(patient)
     with np.errstate(all="ignore"):
-        return make_plan(patient), outcome
+        plan = make_plan(patient)
+    return _feasible(table, plan, orders), outcome
+
+
+def _feasible(table: TensorTable, plan: RepairPlan, orders: Orders) -> RepairPlan:
+    """Take out what this file cannot hold; what was asked for by name is declined instead.
+
+    Raises
+    ------
+    UsageError
+        If a change that was asked for cannot be written.
+    """
+    kept: list[Change] = []
+    refused = list(plan.refusals)
+    for change in plan.changes:
+        reason = unwritable(table, change)
+        if not reason:
+            kept.append(change)
+            continue
+        if plan.explicit or (isinstance(change, NumberEdit) and change.name in orders.numbers):
+            raise UsageError(f"{change.title}: {reason}"[:500], where=table.path)
+        target = _subject(change)
+        shown = target if isinstance(target, str) else change.title
+        refused.append(
+            Refusal(target=shown, reason=reason, remedy=change.remedy, codes=change.cures)
+        )
+    return replace(plan, changes=tuple(kept), refusals=tuple(refused))
 
 
 def _written(
@@ -184,7 +231,7 @@ def _written(
     options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
     with contextlib.ExitStack() as stack:
         stage = stack.enter_context(staged(table, plan, target, note, options))
-        with open_path(stage.path, options) as again:
+        with reading_back(target), open_path(stage.path, options) as again:
             told = _told(note, "examining the result")
             measured, after = examined(target.shown, again, wishes, told)
             _check_damage(damage, _damage(again, measured), target)
@@ -266,10 +313,11 @@ def _weighed(outcome: Outcome, plan: RepairPlan, root: str, target: Target) -> O
     left = {_key(finding, target.shown) for finding in after.findings}
     meant = {(code, _subject(change)) for change in plan.changes for code in change.cures}
     treated = [f for f in before.findings if any((f.code, s) in meant for s in _subjects(f))]
+    asked = {_subject(change) for change in plan.changes if change.remedy == "set"}
     return replace(
         outcome,
         cured=tuple(f for f in treated if _key(f, root) not in left),
-        uncured=tuple(f for f in treated if _key(f, root) in left),
+        uncured=tuple(f for f in treated if _key(f, root) in left and not asked & {f.tensor}),
         remaining=tuple(f for f in after.findings if f.severity > Severity.NOTE),
     )
 
@@ -301,33 +349,48 @@ def _subjects(finding: Finding) -> Iterator[str | tuple[str]]:
 # --- what the plan's table shows ------------------------------------------------------------------
 
 
-def _details(table: TensorTable, plan: RepairPlan) -> dict[int, Before]:
+def _details(table: TensorTable, plan: RepairPlan, before: Report) -> dict[int, Before]:
+    shared: dict[str, int] = Counter(info.storage for info in table.values() if info.storage)
     return {
-        index: _detail(table, change)
+        index: _detail(table, change, before, shared)
         for index, change in enumerate(plan.changes)
         if isinstance(change, Edit)
     }
 
 
-def _detail(table: TensorTable, edit: Edit) -> Before:
+_MADE = {"reinit": "drawn anew", "graft": "the donor's", "twin": "the copy's"}
+
+
+def _detail(table: TensorTable, edit: Edit, before: Report, shared: Mapping[str, int]) -> Before:
     info = table[edit.tensor]
-    count = info.size if edit.indices is None else edit.indices.size
-    after = "drawn anew" if callable(edit.values) else in_words(edit.values)
+    if callable(edit.values):
+        becomes = _MADE.get(edit.remedy, "new values")
+    else:
+        becomes = in_words(edit.values)
+    if edit.indices is None and before.stats is not None:
+        was = _measured(before.stats[info.name])
+    else:
+        was = in_words(elements(table, edit.tensor, edit.indices))
     return Before(
-        count=count,
+        count=info.size if edit.indices is None else edit.indices.size,
         total=info.size,
-        was=in_words(_standing(table, edit)),
-        becomes=after,
-        aliases=aliases(table, info),
+        was=was,
+        becomes=becomes,
+        aliases=aliases(table, info) if shared.get(info.storage, 0) > 1 else (),
     )
 
 
-def _standing(table: TensorTable, edit: Edit) -> Array:
-    """Values that an edit replaces; of a large tensor that is replaced whole the first block."""
-    info = table[edit.tensor]
-    if edit.indices is None:
-        return next(iter(table.blocks(info)), np.zeros(0, info.kind.numpy))
-    return elements(table, edit.tensor, edit.indices)
+def _measured(stats: TensorStats) -> str:
+    """Values of a whole tensor, from its statistics."""
+    parts = [
+        f"{n:,} {word}"
+        for n, word in ((stats.nan, "NaN"), (stats.posinf + stats.neginf, "Inf"))
+        if n
+    ]
+    if stats.minimum is not None and stats.maximum is not None:
+        low, high = f"{stats.minimum:.4g}", f"{stats.maximum:.4g}"
+        parts.append(low if low == high else f"{low}..{high}")
+    return ", ".join(parts)
 
 
 def in_words(values: Array) -> str:

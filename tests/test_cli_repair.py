@@ -227,3 +227,54 @@ def test_reset_of_every_healthy_sample_is_the_sample(tmp_path):
             outcome = ckptdoctor.repair(path, out, **words)
             assert outcome.done, path.name
             assert out.read_bytes() == path.read_bytes() or outcome.plan.warnings, path.name
+
+
+class TestWhatIsAsked:
+    """Wishes that mean nothing are declined, and refusals by the tool are no success."""
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--bn-scope", "all"],
+            ["--seed", "3"],
+            ["--bn-reset", "--tensor", "*.weight"],
+            ["--set", "epoch=1e400"],
+        ],
+        ids=" ".join,
+    )
+    def test_option_without_effect_is_2(self, words, sick, capsys):
+        assert run(["repair", str(sick), *words]) == 2
+        assert names(sick.parent) == ["model.pt"]
+
+    def test_plan_and_wishes_do_not_mix(self, sick, capsys):
+        plan = str(sick.with_name("plan.json"))
+        assert run(["repair", str(sick), "--bn-reset", "-n", "--write-plan", plan]) == 0
+        assert run(["repair", str(sick), "--from-plan", plan, "--drop-optimizer"]) == 2
+
+    def test_layer_is_named_as_its_framework_does(self, tmp_path, capsys):
+        path = next(path for path in FOUNDING if path.suffixes == [".h5"])
+        out = str(tmp_path / "out.h5")
+        assert run(["repair", str(path), "--bn-reset", "--tensor", "*post_bn", "-o", out]) == 0
+        assert "2 layers" not in capsys.readouterr().out
+
+    def test_failure_in_json_is_a_document(self, tmp_path, capsys):
+        path = tmp_path / "m.safetensors"
+        path.write_bytes((1000).to_bytes(8, "little") + b'{"w": ')
+        assert run(["repair", str(path), "--format", "json"]) == 3
+        told = json.loads(capsys.readouterr().out)
+        assert told["repair"]["error"]["type"] == "TruncatedError"
+        assert told["repair"]["done"] is False
+
+    def test_hidden_half_of_float16_that_is_left_is_1(self, tmp_path, capsys):
+        weights = patients.state()
+        name = next(name for name in weights if name.endswith("running_var"))
+        weights = {
+            n: v.astype(np.float16) if v.dtype.kind == "f" else v for n, v in weights.items()
+        }
+        weights[name][1] = np.inf
+        path = patients.save_torch(tmp_path / "half.pt", weights)
+        assert run(["repair", str(path), "--bn-reset"]) == 1
+        assert "in float16" in capsys.readouterr().out
+        layer = name.removesuffix("running_var")
+        words = ["--bn-reset", "--tensor", f"{layer}running_*", "--force"]
+        assert run(["repair", str(path), *words]) == 0

@@ -15,7 +15,7 @@ from ckptdoctor.tensors import TensorInfo, TensorTable
 
 NAN = float("nan")
 SICK = {
-    "bn.weight": [1.0, 0.5], "bn.bias": [0.0, 0.0],
+    "conv.weight": np.random.default_rng(0).normal(0, 0.2, (2, 3, 3, 3)).astype("f4"), "bn.weight": [1.0, 0.5], "bn.bias": [0.0, 0.0],
     "bn.running_mean": [NAN, 0.5], "bn.running_var": [NAN, 2.0],
 }  # fmt: skip
 

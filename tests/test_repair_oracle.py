@@ -512,8 +512,12 @@ RATE = "compile_config/optimizer/config/learning_rate"
 
 @pytest.mark.parametrize(
     "orders",
-    [{"numbers": {RATE: 0.5}, "drop_optimizer": True}, {"numbers": {"optimizer/vars/1": 0.5}}],
-    ids=["configuration", "variable"],
+    [
+        {"numbers": {RATE: 0.5}},
+        {"numbers": {RATE: 0.5}, "drop_optimizer": True},
+        {"numbers": {"optimizer/vars/1": 0.5}},
+    ],
+    ids=["configuration", "configuration alone", "variable"],
 )
 def test_keras_resumes_with_the_rate_that_was_set(
     files: Any, tmp_path: Path, orders: dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from os.path import commonprefix
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from ..findings import Finding, Severity
 from ..layers import Layer
 from ..rules.batchnorm import Norm, norms_of
 from ..rules.optimizer_slots import second_moments
+from ..selection import exactly
 from ..shell import quoted
 from ..tensors import Array, TensorInfo
 from .base import Ailment, Patient
@@ -186,7 +186,7 @@ def statistics_of(layer: Layer) -> str:
     'a [[]1].running_*'
     """
     names = [layer.parts[part].name for part in ("mean", "var") if part in layer.parts]
-    common = re.sub(r"([*?[])", r"[\1]", commonprefix(names))  # noqa: RUF071  (by character)
+    common = exactly(commonprefix(names))  # noqa: RUF071  (by character)
     return quoted(common if len(names) == 1 else f"{common}*")
 
 

@@ -139,9 +139,19 @@ class Patient:
         return (finding for finding in self.findings if finding.code in codes)
 
     def matching(self, pattern: str) -> list[TensorInfo]:
-        """Tensors whose names match a pattern, in file order."""
+        """Tensors whose names match a pattern, or whose layers do, in file order.
+
+        Keras' users know a layer as ``post_bn``, not by the path of its weights.
+        """
         match = matcher([pattern])
-        return [info for info in self.ctx.table.values() if match(info.name)]
+        found = [info for info in self.ctx.table.values() if match(info.name)]
+        if found:
+            return found
+        return [
+            info
+            for info in self.ctx.table.values()
+            if info.layer and (match(info.layer) or match(f"{info.layer}/{info.path[-1]}"))
+        ]
 
 
 class Remedy(ABC):
@@ -168,6 +178,11 @@ class Remedy(ABC):
         self, patient: Patient, ailments: Sequence[Ailment]
     ) -> Iterator[Change | Refusal | Remark]:
         """Yield changes, refusals with reasons and remarks, for what no rung before has treated."""
+
+    def unasked_hint(self, patient: Patient, change: Change) -> str:
+        """Return the options to use where a change is too much to be made unasked."""
+        del patient
+        return self.option or f"--allow {change.kind}"
 
     def edit(
         self,

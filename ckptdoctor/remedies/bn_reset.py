@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..edits import Change, Refusal, Remark
+from ..edits import Change, Edit, Refusal, Remark
+from ..findings import Severity
 from ..layers import Layer
 from ..rules.batchnorm import short
 from .ailments import FIRST, statistics_of
@@ -55,28 +56,62 @@ class BnReset(Remedy):
             yield Remark(remedy=self.name, text=_LOSS[scope])
         chosen = [a for a in ailments if a.part in ("mean", "var") and _is_norm(a)]
         left: set[str] = set()
+        reset: set[str] = set()
         for ailment in _widened(patient, chosen, scope):
             if ailment.codes and not set(ailment.codes) - {"BN006", "BN009"}:
                 continue  # they are at 0 and 1 already, or another layer's: nothing is broken
             if ailment.suspected and not (
                 self.asked(patient.orders) and ailment.suspected == FIRST
             ):
-                yield from self._left(ailment, left)
+                yield from self._left(patient, ailment, left)
                 continue
+            reset.add(ailment.layer.key if ailment.layer else "")
             yield from self._cost(patient, ailment)
             value = initial_value(ailment.layer, ailment.part)
             title = f"{'mean' if ailment.part == 'mean' else 'variance'} {value:g}"
             yield self.edit(ailment, np.full(ailment.bad.size, value), title)
+        every = sum(1 for _ in patient.ctx.layers.batchnorms)
+        if 2 * len(reset) >= every > 2 and scope != "all":
+            text = (
+                f"{len(reset):,} of {every:,} BatchNorms are reset: where all of them were broken "
+                "that left an accuracy of 0.21 of 0.995; --donor OLD kept 0.994, recomputing the "
+                "statistics with data 0.998."
+            )
+            yield Remark(remedy=self.name, text=text)
+        yield from self._constant(patient, {*left, *reset})
 
-    def _left(self, ailment: Ailment, told: set[str]) -> Iterator[Refusal]:
-        """Say once for a layer why it is left alone; that is no failure of the remedy."""
+    def _constant(self, patient: Patient, told: set[str]) -> Iterator[Refusal]:
+        """Say why variances that are tiny and not 0 stay: a channel that was constant has such."""
+        if not self.asked(patient.orders):
+            return
+        for finding in patient.about("BN004"):
+            layer = patient.ctx.layers.of(finding.tensor)
+            if layer is None or layer.key in told or finding.severity < Severity.ERROR:
+                continue
+            reason = "its variances are tiny, and finite: initial ones would be no better"
+            yield self.refusal(finding.tensor, reason, (finding.code,), "--donor OLD")
+
+    def unasked_hint(self, patient: Patient, change: Change) -> str:
+        layer = patient.ctx.layers.of(change.tensor) if isinstance(change, Edit) else None
+        if layer is not None and patient.ctx.graph.feed(layer).source == "input":
+            return "--bn-silence"
+        return self.option
+
+    def _left(self, patient: Patient, ailment: Ailment, told: set[str]) -> Iterator[Refusal]:
+        """Say once for a layer why it is left alone.
+
+        For a warning that is no failure of the remedy; an error that stays is one.
+        """
         layer = ailment.layer
         if layer is None or layer.key in told:
             return
         told.add(layer.key)
+        names = {info.name for info in layer.parts.values()}
+        errors = any(f.severity >= Severity.ERROR and f.tensor in names for f in patient.findings)
         yield Refusal(
             target=ailment.info.name,
             reason=ailment.suspected,
+            remedy=self.name if errors and self.asked(patient.orders) else "",
             codes=ailment.codes,
             hint=f"--bn-reset --tensor {statistics_of(layer)}",
         )

@@ -60,6 +60,9 @@ class SetNumber(Remedy):
                 raise UsageError(f"expected a number for {shown(name)}, found {shown(value)}")
             if name in table.scalars:
                 yield self._number(patient, name, value)
+                variable = _variable(patient, name)
+                if variable is not None and variable.name not in patient.orders.numbers:
+                    yield self._tensor(patient, variable, value)
             elif name in table.infos:
                 yield self._tensor(patient, table[name], value)
             else:
@@ -110,6 +113,31 @@ class SetNumber(Remedy):
 
     def _class(self, cures: Sequence[str]) -> Class:
         return "statistical" if cures else self.kind
+
+
+def _variable(patient: Patient, name: str) -> TensorInfo | None:
+    """Variable of Keras that holds a learning rate again, and wins when the file is loaded.
+
+    Keras 2 and 3 name it in ``.h5``; in ``.keras`` and ``.weights.h5`` it is the optimizer's second,
+    behind the counter of steps.
+    """
+    table = patient.ctx.table
+    if not table.format.startswith("keras") or name.rpartition("/")[2] not in (
+        "learning_rate",
+        "lr",
+    ):
+        return None
+    before = table.scalars[name]
+    for info in table.values():
+        if info.role != "optimizer" or info.size != 1 or info.kind.kind != "float":
+            continue
+        leaf = info.path[-1].partition(":")[0]
+        numbered = info.path[-3:] == ("optimizer", "vars", "1")
+        if leaf == "learning_rate" or numbered:
+            held = float(table.read(info.name).reshape(-1)[0])
+            if math.isclose(held, before, rel_tol=1e-6):
+                return info
+    return None
 
 
 def _holds(info: TensorInfo, value: float) -> bool:

@@ -19,23 +19,24 @@ from ..containers.hdf5_same import same
 from ..containers.inflate import InflatingSource
 from ..containers.json_number import with_number
 from ..containers.zip import Archive, Member, read_archive
-from ..edits import Edit, NumberEdit, Removal, RepairPlan
-from ..errors import CkptDoctorError, UnsupportedError, WriteError
+from ..edits import Change, Edit, NumberEdit, Removal, RepairPlan
+from ..errors import CkptDoctorError, UnsupportedError, UsageError, WriteError
 from ..formats.base import ReadOptions
 from ..sources import ByteSource, FileSource, WindowSource
 from ..tensors import Array, TensorTable
 from .draft import Draft
 from .legacy_rewrite import rewrite_legacy
-from .numbers import stands_in_pickle
+from .numbers import number_windows, stands_in_pickle
 from .pickle_numbers import tree_pickle
 from .pickle_removal import without_keys
 from .windows import in_place, windows_of_all
 from .zip_rewrite import Content, rewrite
 
-__all__ = ["Moving", "moving", "restructure"]
+__all__ = ["Moving", "moving", "restructure", "unwritable"]
 
 _BLOCK = 1 << 20
 _H5, _KERAS, _NPZ = ("keras-h5", "keras-weights-h5", "hdf5"), "keras-zip", "npz"
+_TORCH = ("torch-zip", "torchscript")
 _CONFIG, _WEIGHTS = "config.json", ("model.weights.h5", "model.weights.npz")
 
 
@@ -75,6 +76,32 @@ class Moving:
 def moving(table: TensorTable, plan: RepairPlan) -> Moving:
     """Tell what of a plan moves bytes; false where nothing does."""
     return Moving(table, plan)
+
+
+def unwritable(table: TensorTable, change: Change) -> str:
+    """Reason why a change cannot be written to this file; empty where it can."""
+    sharded = table.format.endswith("-sharded")
+    if isinstance(change, Edit):
+        if sharded and in_place(table[change.tensor]) is None:
+            return "its values are compressed, in a set of shards: repair the shard by itself"
+        return ""
+    if sharded:
+        return "that cannot be written to a set of shards: repair the shard by itself"
+    if isinstance(change, NumberEdit):
+        return _unwritable_number(table, change)
+    if isinstance(change, Removal) and table.format not in (*_H5, *_TORCH, "torch-legacy", _KERAS):
+        return f"parts of {table.format} files cannot be left out"
+    return ""
+
+
+def _unwritable_number(table: TensorTable, change: NumberEdit) -> str:
+    if table.format in (*_H5, _KERAS):
+        return ""
+    try:
+        number_windows(table, [change])
+    except (UnsupportedError, UsageError) as error:
+        return "; ".join(filter(None, (error.message, error.hint)))
+    return "" if stands_in_pickle(table) else "the numbers of this file are compressed"
 
 
 def restructure(table: TensorTable, parts: Moving, target: Path, options: ReadOptions) -> None:
@@ -317,13 +344,12 @@ def _data_of(member: Member) -> tuple[object, ...]:
 
 
 def _holds(source: ByteSource, content: Content) -> bool:
-    """Whether a source holds some data, and nothing behind it."""
+    """Whether a source holds some data, and nothing behind it; an error where it is shorter."""
     at = 0
     for block in content() if callable(content) else (content,):
-        stop = at + len(block)
-        if stop > source.size or source.pread(at, len(block)) != block:
+        if source.pread(at, len(block)) != block:
             return False
-        at = stop
+        at += len(block)
     return at == source.size
 
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from ..edits import NumberEdit, Removal, RepairPlan
+from ..errors import ChangedError, CkptDoctorError, InternalError, WriteError
 from ..formats import open_path
 from ..formats.base import ReadOptions
 from ..outcome import Written
@@ -23,7 +24,7 @@ from .target import Target
 from .verify import Mark, check_elements, check_same_tables, check_untouched
 from .windows import aliases
 
-__all__ = ["Stage", "staged"]
+__all__ = ["Stage", "reading_back", "staged"]
 
 
 class Stage(Protocol):
@@ -93,7 +94,8 @@ def staged(
         parts = moving(table, plan)
         if parts:
             draft = _moved(stack, draft, table, plan, parts, options)
-        compared = check_draft(table, plan, str(draft.path), options)
+        with reading_back(target):
+            compared = check_draft(table, plan, str(draft.path), options)
         yield _FileStage(draft, table, target, marks, parts.why, compared)
 
 
@@ -121,6 +123,18 @@ def _moved(
         tied = {other for name in edited for other in aliases(table, table[name])}
         check_untouched(table, again, edited | tied | set(gone))
     return second
+
+
+@contextmanager
+def reading_back(target: Target) -> Iterator[None]:
+    """Have what is wrong with a draft tell the target's name: the draft's means nothing to anybody."""
+    try:
+        yield
+    except (WriteError, ChangedError, InternalError):
+        raise
+    except CkptDoctorError as error:
+        message = f"the written file cannot be read back: {error.message}; nothing was changed"
+        raise WriteError(message, where=target.shown) from None
 
 
 class _FileStage:
