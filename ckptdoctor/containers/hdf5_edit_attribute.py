@@ -11,7 +11,7 @@ from h5py import h5, h5a, h5s, h5t
 
 from .hdf5_describe import MAX_ATTRIBUTE
 from .hdf5_edit_values import found
-from .hdf5_edit_worker import Declined, Inbox, Window, opened
+from .hdf5_edit_window import Declined, Inbox, Window, opened
 
 __all__ = ["attributes", "copy_attributes", "has_pointers", "set_attribute", "value_of"]
 

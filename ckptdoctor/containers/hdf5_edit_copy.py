@@ -13,7 +13,7 @@ from h5py import h5d, h5f, h5g, h5l, h5o, h5p, h5t
 
 from .hdf5_describe import text_of
 from .hdf5_edit_attribute import attributes, copy_attributes
-from .hdf5_edit_worker import Declined, Inbox, Window, opened
+from .hdf5_edit_window import Declined, Inbox, Window, opened
 from .hdf5_process import magic_offset
 
 __all__ = ["links_of", "remove"]

@@ -124,7 +124,8 @@ def run(
 def _here(
     verb: str, files: Sequence[File], job: Mapping[str, Any], payload: Payload
 ) -> Mapping[str, Any]:
-    from .hdf5_edit_worker import Inbox, Window, perform  # noqa: PLC0415
+    from .hdf5_edit_window import Inbox, Window  # noqa: PLC0415
+    from .hdf5_edit_worker import perform  # noqa: PLC0415
 
     pieces = (bytes(piece) for part in payload for piece in part() if len(piece))
     failed: list[BaseException] = []

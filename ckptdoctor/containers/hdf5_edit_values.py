@@ -16,7 +16,7 @@ from h5py import h5d, h5g, h5l, h5o, h5p, h5s
 
 from .hdf5_blocks import slabs
 from .hdf5_describe import describe, text_of
-from .hdf5_edit_worker import Declined, Inbox, Window, opened
+from .hdf5_edit_window import Declined, Inbox, Window, opened
 
 __all__ = ["PIECE", "Box", "found", "overwrite", "read_box"]
 

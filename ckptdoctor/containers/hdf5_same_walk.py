@@ -15,7 +15,7 @@ from .hdf5_describe import describe, text_of
 from .hdf5_edit_attribute import attributes, has_pointers, value_of
 from .hdf5_edit_copy import links_of
 from .hdf5_edit_values import Box, Indices, found, read_box
-from .hdf5_edit_worker import Declined, Inbox, Window, opened
+from .hdf5_edit_window import Declined, Inbox, Window, opened
 
 __all__ = ["compare"]
 

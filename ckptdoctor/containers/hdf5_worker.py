@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .hdf5_describe import reason_of
+from .hdf5_rights import give_up_rights
 from .hdf5_walk import Session
 
 __all__ = ["file_reader", "main"]
@@ -25,32 +26,6 @@ _LOADED = (encodings.ascii,)
 HEADROOM = 640 << 20
 """Address space beyond what the imports took: one chunk stored, decoded and copied."""
 CPU_SECONDS = 60
-
-
-def _give_up_rights() -> None:
-    """Limit what the process may still do to reading its open file and answering.
-
-    With no descriptor to spare, HDF5 can open no other file, socket or plugin, whatever the bytes
-    made of it.  The parent's clock ends it in any case; the CPU limit is for a lost parent.
-    """
-    try:
-        import resource  # noqa: PLC0415
-    except ImportError:  # Windows: the parent's clock is the only limit
-        return
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
-            used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        used = 1 << 30
-    limits = [
-        (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, 0),
-        (resource.RLIMIT_NPROC, 0), (resource.RLIMIT_AS, used + HEADROOM),
-    ]  # fmt: skip
-    for limit, value in limits:
-        try:
-            resource.setrlimit(limit, (value, value))
-        except (OSError, ValueError):
-            continue  # macOS knows no limit of address space
 
 
 def _renew_clock() -> None:
@@ -134,6 +109,6 @@ def main(path: str = "") -> None:
         os.closerange(4, 1 << 16)  # whatever the parent's other libraries leaked
     stat = os.fstat(fd)
     _answer({"ready": True, "file": [stat.st_dev, stat.st_ino]})
-    _give_up_rights()
+    give_up_rights(0, HEADROOM)  # it only answers
     _serve(fd)
     os._exit(0)  # taking HDF5 down in order takes longer than this process lived

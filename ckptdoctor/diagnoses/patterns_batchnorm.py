@@ -230,7 +230,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         causes=("batch-of-one", "constant-input"),
         repair=_zero_repair,
         snippet=lambda case: copy_or_recompute(case) if see.zero_variances(case)[0] else (),
-        next=_cure,
+        next=lambda case: _cure(case) if see.zero_variances(case)[0] else _gate(case),
     ),
     Pattern(
         key="bn-stats-stale",

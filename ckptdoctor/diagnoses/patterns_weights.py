@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..findings import Severity
 from . import observations as see
 from .case import Case, Command, Pattern
-from .commands import gate
+from .commands import repair
 
 __all__ = ["WEIGHTS"]
 
@@ -42,10 +43,12 @@ def _copy_title(case: Case) -> str:
 
 
 def _copy_next(case: Case) -> Command:
-    good = "model" if "ema" in case.roles else "ema"
-    code = case.facts.exit_code(purpose="serve", weights=good)
-    why = f"Judges the {see.intact_copy(case)} weights, which are there to serve."
-    return gate("serve", code, why, "--weights", good)
+    rest = any(
+        finding.severity is Severity.ERROR and finding.role not in case.roles
+        for finding in case.facts.findings
+    )
+    why = f"Writes a copy with the {see.intact_copy(case)} weights in place of the lost ones."
+    return repair(why, code=int(rest))
 
 
 def _few(case: Case) -> bool:

@@ -128,18 +128,20 @@ def _fill_folder(draft: Path, table: TensorTable, plan: RepairPlan, note: Note) 
 
 
 _SMALL = 1 << 26
+_WEIGHTS = (
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".tar", ".h5", ".hdf5", ".keras", ".npz",
+    ".msgpack", ".onnx", ".gguf", ".orig", ".tmp", ".part", ".lock", ".log",
+)  # fmt: skip
 
 
 def _beside(home: Path, taken: set[str]) -> Iterator[Path]:
-    """Small files that belong to a model: configuration, tokenizer, licence; no other weights."""
+    """Small files that belong to a model: configuration, tokenizer, code; no other weights."""
     for path in sorted(home.iterdir()):
         if path.name in taken or path.name.startswith(".") or not path.is_file():
             continue
         if path.name.endswith(".index.json"):
             continue  # of another set of shards, which stays where it is
-        if path.suffix in (".json", ".txt", ".model", ".md", ".jinja", "") and (
-            path.stat().st_size <= _SMALL
-        ):
+        if path.suffix.lower() not in _WEIGHTS and path.stat().st_size <= _SMALL:
             yield path
 
 

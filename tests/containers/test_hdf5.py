@@ -385,7 +385,7 @@ def run_in_child(code: str, path: Path) -> str:
     boot = (
         "import os, sys; sys.path[:] = sys.argv[2:]\n"
         "from ckptdoctor.containers import hdf5_worker as worker\n"
-        "worker._give_up_rights()\n"
+        "worker.give_up_rights(0, 640 << 20)\n"
     )
     argv = [sys.executable, "-I", "-S", "-c", boot + code, str(path), *hdf5_process._search_path()]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

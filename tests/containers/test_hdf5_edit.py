@@ -24,11 +24,12 @@ from ckptdoctor.containers import (
     hdf5_edit,
     hdf5_edit_process,
     hdf5_edit_values,
-    hdf5_edit_worker,
+    hdf5_edit_window,
     hdf5_process,
 )
 from ckptdoctor.containers.hdf5_edit import overwrite, remove, set_attribute, set_number
-from ckptdoctor.containers.hdf5_edit_worker import Declined, Inbox, Window, perform
+from ckptdoctor.containers.hdf5_edit_window import Declined, Inbox, Window
+from ckptdoctor.containers.hdf5_edit_worker import perform
 from ckptdoctor.containers.hdf5_same import same
 from ckptdoctor.containers.json_number import with_number
 from ckptdoctor.errors import (
@@ -655,7 +656,7 @@ def test_writing_stops_at_the_first_failure(tmp_path: Path, monkeypatch: Any) ->
         calls.append(offset)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hdf5_edit_worker, "_write_at", full)
+    monkeypatch.setattr(hdf5_edit_window, "_write_at", full)
     changes = [(np.array([i * 1000]), np.ones(1)) for i in range(50)]
     with pytest.raises(WriteError, match="No space left on device"):
         overwrite(path, {("w",): changes}, trust=True)
@@ -691,7 +692,7 @@ def test_the_child_cannot(tmp_path: Path, attempt: str) -> None:
     code = (
         "import os, sys; sys.path[:] = sys.argv[2:]\n"
         "from ckptdoctor.containers import hdf5_edit_worker as worker\n"
-        "worker._give_up_rights({'limit': 4096, 'room': 0})\n"
+        "worker.give_up_rights(4096, 640 << 20)\n"
         f"try:\n    {attempt}\nexcept (OSError, MemoryError) as e:\n    print('denied')\n"
     )
     argv = [sys.executable, "-I", "-S", "-c", code, str(path), *hdf5_process._search_path()]
