@@ -184,6 +184,11 @@ class _Planner:
 
     def conclude(self, *, explicit: bool) -> None:
         """Say of what nothing treats why not; keep one refusal of each, and none of what is cured."""
+        table = self._patient.ctx.table
+        gone = {name for c in self.changes if isinstance(c, Removal) for name in c.names}
+        self.changes = [
+            c for c in self.changes if not (isinstance(c, Edit) and table[c.tensor].path[0] in gone)
+        ]
         still = set(self._open)
         treated = {change.tensor for change in self.changes if isinstance(change, Edit)} - still
         kept: dict[tuple[str, str], Refusal] = {}

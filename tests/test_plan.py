@@ -170,3 +170,9 @@ def test_nan_is_never_filled_with_one_constant_whatever_it_is():
     assert made == {
         "bn.weight": [1.0], "bn.bias": [0.0], "bn.running_mean": [0.0], "bn.running_var": [1.0],
     }  # fmt: skip
+
+
+def test_what_goes_is_not_edited_before():
+    tensors = {"model.fc.weight": [[1.0, 2.0]], "optimizer.state.0.step": [3.0]}
+    plan = planned(tensors, drop_optimizer=True, numbers={"optimizer.state.0.step": 0})
+    assert [type(c) for c in plan.changes] == [Removal]

@@ -76,6 +76,7 @@ class Session:
         self.window = _Window(pread, size)
         access.set_fileobj_driver(h5fd.fileobj_driver, self.window)
         self.file = h5f.open(b"checkpoint", h5f.ACC_RDONLY, access)
+        access.close()  # left to the end of the interpreter it can take it down
         self.rows: list[Row] = []
         self.attributes: dict[str, dict[str, Any]] = {}
         self.told: dict[str, list[list[str]]] = {}
