@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from .diagnose import diagnose
 from .errors import CkptDoctorError
 from .measure.scan import Measured, Progress, measure
 from .results import Report, Wishes
-from .tensors import TensorTable
+from .tensors import Checksum, TensorInfo, TensorTable
 
-__all__ = ["examined"]
+__all__ = ["examined", "examined_again"]
 
 
 def examined(
@@ -34,11 +37,51 @@ def examined(
     """
     try:
         measured = measure(table, progress=progress)
+    except CkptDoctorError as error:
+        error.findings = error.findings or table.findings
+        raise
+    return measured, _judged(path, table, measured, wishes)
+
+
+def examined_again(
+    path: str,
+    table: TensorTable,
+    wishes: Wishes,
+    before: Measured,
+    origin: str,
+    infos: Mapping[str, TensorInfo],
+    checksums: tuple[Checksum, ...],
+) -> tuple[Measured, Report]:
+    """Judge a checkpoint of which only some tensors are not what they were when it was measured.
+
+    Parameters
+    ----------
+    path, table, wishes
+        As in `examined`.
+    before, origin
+        What was measured of a file that is the same, byte for byte, everywhere else; its path.
+    infos, checksums
+        Tensors and checksums of the table to look at again.
+    """
+    part = replace(table, infos=infos, checksums=checksums, findings=())
+    new = measure(part)
+    stale = {checksum.where.removeprefix(table.path) for checksum in checksums}
+    kept = (
+        replace(finding, where=finding.where.replace(origin, table.path, 1))
+        for finding in before.findings
+        if finding.tensor not in infos and finding.where.removeprefix(origin) not in stale
+    )
+    measured = Measured(before.stats.with_rows(new.stats), (*kept, *new.findings))
+    return measured, _judged(path, table, measured, wishes)
+
+
+def _judged(path: str, table: TensorTable, measured: Measured, wishes: Wishes) -> Report:
+    try:
         found = diagnose(table, measured, wishes)
     except CkptDoctorError as error:
         error.findings = error.findings or table.findings
         raise
-    report = Report(
+    return Report(
         file=path,
         format=table.format,
         weights=found.weights,
@@ -52,4 +95,3 @@ def examined(
         stats=measured.stats,
         judged=found.judged,
     )
-    return measured, report

@@ -112,7 +112,9 @@ def save_plan(
 ) -> None:
     """Write a plan with the identity of the file that it is for."""
     plan = replace(plan, made_for=dict(plan.made_for) or identity_of(table, note))
-    _save(file, plan_pieces(plan, table.path, table.format, details=details))
+    pieces = plan_pieces(plan, table.path, table.format, details=details)
+    with _drafted(file, pieces, table) as draft:
+        draft.publish()
 
 
 @contextlib.contextmanager
@@ -124,7 +126,8 @@ def drafted_receipt(
     The receipt waits as a draft until the stage is published: where it cannot be written, nothing
     is replaced.
     """
-    with _drafted(file, receipt_pieces(plan, _rewritten(table, plan, stage, target, note))) as made:
+    pieces = receipt_pieces(plan, _rewritten(table, plan, stage, target, note))
+    with _drafted(file, pieces, table) as made:
         yield made
 
 
@@ -181,14 +184,9 @@ def _sha256(file: FileSource, note: Note) -> str:
     return digest.hexdigest()
 
 
-def _save(file: str, pieces: Iterable[str]) -> None:
-    """Write a text whole or not at all."""
-    with _drafted(file, pieces) as draft:
-        draft.publish()
-
-
 @contextlib.contextmanager
-def _drafted(file: str, pieces: Iterable[str]) -> Iterator[Draft]:
+def _drafted(file: str, pieces: Iterable[str], table: TensorTable) -> Iterator[Draft]:
+    """Write a text that may be read by those who may read the checkpoint: it holds its values."""
     path = Path(os.path.realpath(file))
     remove_leftovers(path)
     with Draft(path) as draft:
@@ -197,5 +195,5 @@ def _drafted(file: str, pieces: Iterable[str]) -> Iterator[Draft]:
             data = piece.encode()
             draft.write(at, data)
             at += len(data)
-        draft.flush(0o644)
+        draft.flush(os.fstat(table.files[0].fd).st_mode & 0o666)
         yield draft

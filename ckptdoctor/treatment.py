@@ -13,7 +13,7 @@ import numpy as np
 
 from .edits import Change, Edit, NumberEdit, Refusal, RepairPlan, Restamp
 from .errors import CkptDoctorError, UsageError, WriteError
-from .examination import examined
+from .examination import examined, examined_again
 from .findings import Finding, Severity
 from .formats import open_path
 from .formats.base import ReadOptions
@@ -116,8 +116,7 @@ def treat(
             table.check_unchanged()
             if target is None:
                 return outcome
-            damage = _damage(table, measured)
-            return _written(table, outcome, plan, target, wishes, note, papers.receipt, damage)
+            return _written(table, outcome, plan, target, wishes, note, papers.receipt, measured)
 
 
 def _check_papers(
@@ -226,15 +225,14 @@ def _written(
     wishes: Wishes,
     note: Note,
     receipt: str,
-    damage: Counter[str],
+    known: Measured,
 ) -> Outcome:
     options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
     with contextlib.ExitStack() as stack:
         stage = stack.enter_context(staged(table, plan, target, note, options))
         with reading_back(target), open_path(stage.path, options) as again:
-            told = _told(note, "examining the result")
-            measured, after = examined(target.shown, again, wishes, told)
-            _check_damage(damage, _damage(again, measured), target)
+            measured, after = _examined_result(stage, again, table, target, known, wishes, note)
+            _check_damage(_damage(table, known), _damage(again, measured), target)
         after = _under_its_name(after, stage.path, target)
         outcome = _weighed(replace(outcome, after=after), plan, _root(table.path, target), target)
         paper = None
@@ -242,6 +240,26 @@ def _written(
             paper = stack.enter_context(drafted_receipt(receipt, table, plan, stage, target, note))
         written = _published(stage, paper)
     return replace(outcome, written=written)
+
+
+def _examined_result(
+    stage: Stage,
+    again: TensorTable,
+    table: TensorTable,
+    target: Target,
+    known: Measured,
+    wishes: Wishes,
+    note: Note,
+) -> tuple[Measured, Report]:
+    """Judge a draft; what was compared with the input byte for byte is not measured twice.
+
+    On 2 GiB that is a fifth of the time.
+    """
+    parts = stage.touched(again)
+    if parts is None:
+        told = _told(note, "examining the result")
+        return examined(target.shown, again, wishes, told)
+    return examined_again(target.shown, again, wishes, known, table.path, *parts)
 
 
 def _told(note: Note, what: str) -> Progress:
@@ -322,9 +340,10 @@ def _weighed(outcome: Outcome, plan: RepairPlan, root: str, target: Target) -> O
     )
 
 
-def _key(finding: Finding, root: str) -> tuple[str, str]:
+def _key(finding: Finding, root: str) -> tuple[str, str, bool]:
     """Tell a finding in two files: bytes may have moved, and places begin with the path."""
-    return finding.code, finding.tensor or finding.where.removeprefix(root)
+    place = finding.tensor or finding.where.removeprefix(root)
+    return finding.code, place, "end" in finding.measured
 
 
 _FILE = ("the file",)

@@ -359,8 +359,12 @@ class TestReceipts:
         assert restored(receipt, torch.read_bytes()) == old
 
     def test_where_the_rename_fails_there_is_no_receipt(self, torch, tmp_path, monkeypatch):
-        def failing(*_):
-            raise OSError(errno.EIO, "Input/output error")
+        replace = os.replace
+
+        def failing(source, target):
+            if not str(target).endswith(".json"):
+                raise OSError(errno.EIO, "Input/output error")
+            replace(source, target)
 
         monkeypatch.setattr(os, "replace", failing)
         with pytest.raises(WriteError, match="could not be renamed"):
@@ -431,6 +435,22 @@ class TestPapersInTheWay:
             repair(torch, write_plan=other, **RESET)
         assert other.read_text() == text
 
+    def test_they_are_as_private_as_the_checkpoint(self, torch, tmp_path):
+        plan, receipt = tmp_path / "plan.json", tmp_path / "receipt.json"
+        for mode, wanted in ((0o600, 0o600), (0o755, 0o644), (0o640, 0o640)):
+            torch.chmod(mode)
+            repair(torch, write_plan=plan, receipt=receipt, **RESET)
+            assert {p.stat().st_mode & 0o7777 for p in (plan, receipt)} == {wanted}
+
+    @pytest.mark.parametrize(
+        ("name", "why"),
+        [("a\0b", "embedded null byte"), ("x" * 300, "File name too long")],
+        ids=["NUL", "too long"],
+    )
+    def test_names_that_no_file_can_have_are_told(self, torch, tmp_path, name, why):
+        with pytest.raises(UsageError, match=f"cannot be written: {why}"):
+            repair(torch, receipt=f"{tmp_path}/{name}", **RESET)
+
     def test_devices_are_not_replaced(self, torch):
         with pytest.raises(UsageError, match="neither a plan nor a receipt"):
             repair(torch, receipt="/dev/null", **RESET)
@@ -441,6 +461,76 @@ class TestPapersInTheWay:
         left.touch()
         repair(torch, write_plan=tmp_path / "plan.json", dry_run=True, **RESET)
         assert wh.names(tmp_path) == ["m.pt", "plan.json"]
+
+
+class TestCures:
+    def test_of_findings_of_one_code_only_those_that_were_meant_are_cured(self, tmp_path):
+        """Bytes behind the end go; an odd version stays, and was not to be cured."""
+        data = {"0": np.arange(6, dtype="f4").tobytes()}
+        import torch_bytes as tb
+
+        tree = {"fc.weight": tb.tensor(tb.storage("0", "FloatStorage", 6), (2, 3))}
+        (tmp_path / "m").write_bytes(tb.archive(tree, data, version="99") + bytes(50))
+        outcome = repair(tmp_path / "m", tmp_path / "out")
+        (cured,) = [f for f in outcome.cured if f.code == "CK005"]
+        assert "50 bytes follow the end" in cured.message
+        assert outcome.uncured == ()
+        (left,) = [f for f in outcome.remaining if f.code == "CK005"]
+        assert "version" in left.message
+
+    def test_notes_are_no_remainder(self, tmp_path):
+        wh.torch_without_crcs(tmp_path / "m")
+        outcome = repair(tmp_path / "m", tmp_path / "out")
+        assert "CK001" in {f.code for f in outcome.after.findings}
+        assert "CK001" not in {f.code for f in outcome.remaining}
+
+    def test_only_errors_of_some_codes_are_damage(self):
+        from ckptdoctor.findings import Severity, container_finding
+        from ckptdoctor.measure.scan import Measured, measure
+        from ckptdoctor.tensors import TensorTable
+        from ckptdoctor.treatment import _damage
+
+        found = tuple(
+            container_finding(code, severity, "x", where="m")
+            for code in ("CK001", "CK002", "CK003", "CK004", "CK005", "CK006")
+            for severity in (Severity.ERROR, Severity.WARNING)
+        )
+        table = TensorTable(path="m", format="x", infos={}, findings=found)
+        none = measure(table)
+        assert _damage(table, none) == {"CK001": 1, "CK004": 1, "CK005": 1}
+        assert _damage(table, Measured(none.stats, found[:1]))["CK001"] == 2
+
+    def test_what_is_replaced_is_told_in_words(self, tmp_path):
+        wh.torch_zip(tmp_path / "m")
+        outcome = repair(tmp_path / "m", dry_run=True, reinit=["whole=zeros", "half=ones"])
+        whole, half = outcome.details.values()
+        values = np.frombuffer(wh.STORAGES["0"], "f4")
+        assert whole.was == f"{values.min():.4g}..{values.max():.4g}"
+        assert set(whole.aliases) == {"tied", "transposed", "every third", "expanded", "scalar"}
+        assert half.aliases == ()
+        assert (half.count, half.total) == (5000, 5000)
+
+    def test_a_constant_is_told_once(self, tmp_path):
+        made = {"fc.weight": np.full((4, 4), 2.5, "f4"), "b.weight": np.full((4, 4), np.nan, "f4")}
+        wh.safetensors(tmp_path / "m", made)
+        outcome = repair(tmp_path / "m", dry_run=True, reinit=["*=ones"])
+        assert [d.was for d in outcome.details.values()] == ["2.5", "16 NaN"]
+
+    def test_a_tensor_without_elements_is_told_as_that(self, tmp_path):
+        from ckptdoctor.results import Report
+        from ckptdoctor.treatment import _details
+
+        wh.safetensors(tmp_path / "m")
+        with open_path(tmp_path / "m") as table:
+            empty = wh.edit("a.empty", np.zeros(0, "f4"))
+            whole = wh.edit("a.steps", np.arange(5))
+            drawn = wh.edit("a.half", lambda: np.zeros(3000, "f2"))
+            details = _details(table, wh.plan_of(empty, whole, drawn), Report(file="m"))
+        assert [(d.count, d.total, d.was, d.becomes) for d in details.values()] == [
+            (0, 0, "", ""),
+            (5, 5, "0..4", "0..4"),
+            (3000, 3000, details[2].was, "new values"),
+        ]
 
 
 class TestMovingBytes:

@@ -193,6 +193,21 @@ class StatsTable(Mapping[str, TensorStats]):
         self._columns = columns
         self._tuples: list[tuple[Any, ...]] = []
 
+    def with_rows(self, other: StatsTable) -> StatsTable:
+        """Return the same table with other numbers for the tensors that ``other`` has.
+
+        Examples
+        --------
+        >>> old = StatsTable(["a", "b"], [3, 2], Columns.unmeasured(2))
+        >>> new = Columns.unmeasured(1)
+        >>> new.nan[0] = 2
+        >>> old.with_rows(StatsTable(["b"], [2], new)).nan.tolist()
+        [0, 2]
+        """
+        columns = Columns(*(getattr(self._columns, name).copy() for name in _COLUMNS))
+        columns.put_many(np.array([self._rows[name] for name in other], np.int64), other._columns)
+        return StatsTable(self._rows, self._counts, columns)
+
     @property
     def nan(self) -> Ints:
         """NaN elements of every tensor, shape ``(rows,)``, table order."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -19,6 +20,21 @@ _LONGEST = 180
 """Bytes of the target's name in that of its draft: names of 255 bytes are the limit."""
 _NO_FOLDERS = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
 """What file systems answer that cannot flush a folder at all: nothing failed there."""
+
+
+class _Flush(threading.Thread):
+    """One fsync; on 2 GiB half a second that reading back need not wait for."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(daemon=True)
+        self.fd = fd
+        self.error: OSError | None = None
+
+    def run(self) -> None:
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            self.error = error
 
 
 class Draft:
@@ -41,6 +57,7 @@ class Draft:
     def __init__(self, target: Path) -> None:
         self.target = target
         self.published = False
+        self._flush: _Flush | None = None
         self.path = target.with_name(draft_name(target))
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
@@ -63,18 +80,39 @@ class Draft:
 
     def truncate(self, size: int) -> None:
         """Cut it to ``size`` bytes."""
+        self._settle()
         try:
             os.ftruncate(self.fd, size)
         except OSError as error:
             raise self.failed("cut", error) from None
 
-    def flush(self, mode: int) -> None:
-        """Give it its mode, and wait until the disk has everything."""
+    def flush(self, mode: int, *, wait: bool = True) -> None:
+        """Give it its mode, and have the disk take everything.
+
+        Without ``wait`` that goes on beside the caller, who reads the file back meanwhile; what
+        comes next, `publish` at the latest, waits for it.
+        """
+        self._settle()
         try:
             self.path.chmod(mode)
-            os.fsync(self.fd)
         except OSError as error:
             raise self.failed("flushed", error) from None
+        self._flush = _Flush(self.fd)
+        if wait:
+            self._flush.run()
+            self._settle()
+        else:
+            self._flush.start()
+
+    def _settle(self) -> None:
+        """Wait for a flush that goes on, and raise what it raised."""
+        flush, self._flush = self._flush, None
+        if flush is None:
+            return
+        if flush.ident is not None:
+            flush.join()
+        if flush.error is not None:
+            raise self.failed("flushed", flush.error) from None
 
     def publish(self) -> None:
         """Take the target's place.
@@ -85,6 +123,7 @@ class Draft:
             If it cannot: the target is as before.  If only the folder could not be flushed, the
             new file stands, complete, and the message says so.
         """
+        self._settle()
         try:
             self._close()
             self.path.replace(self.target)
@@ -95,6 +134,8 @@ class Draft:
 
     def discard(self) -> None:
         """Leave no trace; nothing to do after `publish`."""
+        with contextlib.suppress(WriteError):
+            self._settle()
         with contextlib.suppress(OSError):
             self._close()
         if not self.published:

@@ -52,7 +52,7 @@ def fill(
     for window in windows(source, table, edits, others):
         draft.write(window.offset, window.new)
         marks.append(Mark.of(window))
-    draft.flush(stat.S_IMODE(os.fstat(source.fd).st_mode))
+    draft.flush(stat.S_IMODE(os.fstat(source.fd).st_mode), wait=False)
     _compare(draft, source, marks, note)
     for change in others:
         if isinstance(change, Trim):

@@ -74,6 +74,9 @@ class FolderStage:
         """The folder's index: what it is read by."""
         return str(self._draft / Path(self._table.files[0].name).name)
 
+    def touched(self, table: TensorTable) -> None:
+        """Nothing is known of a set: all of it is examined again."""
+
     def publish(self) -> Written:
         """Rename the folder; see `ckptdoctor.write.writer.Stage`."""
         target = self._target

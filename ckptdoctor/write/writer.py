@@ -21,6 +21,7 @@ from .numbers import check_numbers
 from .publish import publish
 from .restructure import Moving, moving, restructure
 from .target import Target
+from .touched import Touched, touched
 from .verify import Mark, check_elements, check_same_tables, check_untouched
 from .windows import aliases
 
@@ -41,6 +42,9 @@ class Stage(Protocol):
     @property
     def published(self) -> bool:
         """Whether it took its target's place, even if `publish` raised behind that."""
+
+    def touched(self, table: TensorTable) -> Touched | None:
+        """Find what is not, byte for byte, the input's; None where that is not known."""
 
     def publish(self) -> Written:
         """Put the draft in its place.
@@ -161,6 +165,10 @@ class _FileStage:
     @property
     def published(self) -> bool:
         return self._draft.published
+
+    def touched(self, table: TensorTable) -> Touched | None:
+        trimmed = os.fstat(self._draft.fd).st_size != self._table.files[0].size
+        return None if self._moved or trimmed else touched(table, self._marks)
 
     def publish(self) -> Written:
         size = os.fstat(self._draft.fd).st_size

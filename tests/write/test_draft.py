@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def target(tmp_path):
 @pytest.fixture(scope="module")
 def dead():
     return wh.dead_process()
+
+
+@pytest.fixture
+def alive():
+    process = subprocess.Popen(["sleep", "60"])
+    yield process.pid
+    process.kill()
+    process.wait()
 
 
 def fails(number):
@@ -199,9 +208,9 @@ class TestLeftovers:
         remove_leftovers(target)
         assert not path.exists()
 
-    def test_what_is_no_draft_of_a_dead_process_stays(self, target, dead):
+    def test_what_is_no_draft_of_a_dead_process_stays(self, target, dead, alive):
         kept = [
-            self.leave(target, os.getppid()),
+            self.leave(target, alive),
             self.leave(target, dead, token="0123abc"),
             self.leave(target, dead, token="0123abcde"),
             self.leave(target, 1234567890),

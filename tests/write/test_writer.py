@@ -210,10 +210,10 @@ class TestVerification:
         at = int(places[1]) if where == "edited" else int(places[-1]) + 5
         flush = Draft.flush
 
-        def flipped(self, mode):
+        def flipped(self, mode, **how):
             byte = os.pread(self.fd, 1, at)[0]
             os.pwrite(self.fd, bytes([byte ^ 16]), at)
-            flush(self, mode)
+            flush(self, mode, **how)
 
         monkeypatch.setattr(Draft, "flush", flipped)
         with pytest.raises(WriteError, match=rf"near byte {at // 10}?.*; nothing was changed|near"):
