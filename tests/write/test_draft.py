@@ -106,6 +106,23 @@ class TestWriting:
         assert wh.names(target.parent) == ["model.pt"]
         assert target.read_bytes() == b"old"
 
+    def test_a_flush_that_fails_beside_the_caller_stops_the_next_step(self, target, monkeypatch):
+        target.write_bytes(b"old")
+        for act in (lambda d: d.publish(), lambda d: d.truncate(0), lambda d: d.flush(0o600)):
+            with Draft(target) as draft, monkeypatch.context() as patch:
+                patch.setattr(os, "fsync", fails(errno.EIO))
+                draft.flush(0o600, wait=False)
+                with pytest.raises(WriteError, match="could not be flushed: Input/output error"):
+                    act(draft)
+        assert target.read_bytes() == b"old"
+        assert wh.names(target.parent) == ["model.pt"]
+
+    def test_a_flush_that_nobody_waits_for_leaves_nothing(self, target, monkeypatch):
+        monkeypatch.setattr(os, "fsync", fails(errno.EIO))
+        with Draft(target) as draft:
+            draft.flush(0o600, wait=False)
+        assert wh.names(target.parent) == []
+
     def test_a_folder_that_takes_no_file_is_named(self, target, monkeypatch):
         monkeypatch.setattr(os, "open", fails(errno.EROFS))
         with pytest.raises(WriteError, match="takes no new file: Read-only file system") as caught:
