@@ -115,6 +115,11 @@ def ratio(found: Pairs) -> float:
     return found.ratio
 
 
+def fastest(found: Pairs) -> float:
+    """Fastest run over fastest run."""
+    return found.fastest
+
+
 def inverse(found: Pairs) -> float:
     """How many times faster the first is; negative, as such a target is a lower bound."""
     return -1 / found.ratio
@@ -165,7 +170,7 @@ ROWS = (
     Row("many-json", "100,000 tensors, safetensors JSON", "many", MANY, 15, "us", each,
         ("many:1",), JSON),
     *(Row(f"repair-{name}", f"repair of 4 KiB, {name} : cp and fsync", f"sick-{name}", None, 2, "x",
-          ratio, COPY, first=REPAIR) for name in ("f32", "pt", "h5")),
+          fastest, COPY, first=REPAIR) for name in ("f32", "pt", "h5")),
     *(Row(f"repair-memory-{name}", f"peak memory of repair, {name} : imports", f"sick-{name}", None,
           80, "MiB", memory, python(IMPORTS), first=REPAIR) for name in ("f32", "pt", "h5")),
     Row("repair-torch", "repair of a .pt, faster than torch.load + save", "sick-pt", None, -5, "x",

@@ -24,7 +24,7 @@ from ckptdoctor.outcome import Written
 from ckptdoctor.sources import WindowSource
 from ckptdoctor.tensors import TensorInfo, TensorTable
 from ckptdoctor.write.target import choose
-from ckptdoctor.write.writer import staged
+from ckptdoctor.write.writer import begun, staged
 
 TRUST = ReadOptions(trust_hdf5=True)
 """HDF5 in this process: a child for each example would take most of the time."""
@@ -52,7 +52,10 @@ def write(path: Path, changes: Sequence[Any], output: Path | None, **placing: An
         inputs = tuple(file for file in table.files if not file.temporary)
         out = None if output is None else str(output)
         target = choose(str(path), inputs, out, folder=sharded, **placing)
-        with staged(table, plan_of(*changes), target, silent, TRUST) as stage:
+        with (
+            begun(table, target, silent) as draft,
+            staged(draft, table, plan_of(*changes), target, silent, TRUST) as stage,
+        ):
             return stage.publish()
 
 

@@ -17,10 +17,19 @@ from .numbers import number_windows, stands_in_pickle
 from .verify import Mark, check_bytes
 from .windows import Window, in_place, windows_of, windows_of_all
 
-__all__ = ["Note", "fill", "windows"]
+__all__ = ["Note", "copied", "fill", "windows"]
 
 Note = Callable[[str, int, int], None]
 """Called with what is being done, bytes done, and bytes in all."""
+
+
+def copied(draft: Draft, source: FileSource, note: Note) -> None:
+    """Copy a file into a draft, and have the disk take it while others go on."""
+    try:
+        copy_file(source, draft.fd, draft.path.parent, lambda n: note("copying", n, source.size))
+    except OSError as error:
+        raise draft.failed("written", error) from None
+    draft.flush(stat.S_IMODE(os.fstat(source.fd).st_mode), wait=False)
 
 
 def fill(
@@ -31,7 +40,7 @@ def fill(
     others: Sequence[Change],
     note: Note,
 ) -> list[Mark]:
-    """Copy one file of a checkpoint, overwrite what the edits say, and compare the rest.
+    """Overwrite in a copy what the edits say, and compare the rest with its source.
 
     Changes that move bytes are left to `ckptdoctor.write.restructure`.
 
@@ -44,10 +53,6 @@ def fill(
         if isinstance(change, Trim) and change.size > source.size:
             message = f"expected to keep at most {source.size:,} bytes, found {change.size:,}"
             raise UsageError(message, where=table.path)
-    try:
-        copy_file(source, draft.fd, draft.path.parent, lambda n: note("copying", n, source.size))
-    except OSError as error:
-        raise draft.failed("written", error) from None
     marks = []
     for window in windows(source, table, edits, others):
         draft.write(window.offset, window.new)

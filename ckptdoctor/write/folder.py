@@ -17,7 +17,7 @@ from ..sources import FileSource
 from ..tensors import TensorTable
 from .copying import copy_file
 from .draft import Draft, draft_name, flush_folder, lock
-from .fill import Note, fill
+from .fill import Note, copied, fill
 from .target import Target
 from .verify import Mark
 from .windows import in_place
@@ -66,6 +66,7 @@ class FolderStage:
     ) -> None:
         self._draft, self._target, self._table = draft, target, table
         self._changed, self._size = changed, size
+        self.draft: TensorTable = table  # until it is read back
         self.moved = ""
         self.published = False
 
@@ -74,12 +75,14 @@ class FolderStage:
         """The folder's index: what it is read by."""
         return str(self._draft / Path(self._table.files[0].name).name)
 
-    def touched(self, table: TensorTable) -> None:
+    def touched(self) -> None:
         """Nothing is known of a set: all of it is examined again."""
 
     def publish(self) -> Written:
         """Rename the folder; see `ckptdoctor.write.writer.Stage`."""
         target = self._target
+        if self.draft is not self._table:
+            self.draft.close()
         self._table.check_unchanged()
         kept = os.path.lexists(target.path)
         if kept and not _same_folders(self._draft, target.path):
@@ -118,6 +121,7 @@ def _fill_folder(draft: Path, table: TensorTable, plan: RepairPlan, note: Note) 
         size += file.size
         if edits:
             with Draft(path) as new:
+                copied(new, file, note)
                 marks += fill(new, file, table, tuple(edits), (), note)
                 new.publish()
         elif file is table.files[0]:

@@ -137,10 +137,12 @@ def test_a_failure_leaves_nothing(index, monkeypatch):
 
 
 def test_a_change_of_a_shard_meanwhile_is_noticed(index, monkeypatch):
-    def meddle(*_):
+    check = writer.check_draft
+
+    def meddle(*args):
         path = index.parent / shards(index.parent)[1]
         os.utime(path, ns=(1, 1))
-        return 0
+        return check(*args)
 
     monkeypatch.setattr(writer, "check_draft", meddle)
     with pytest.raises(ChangedError):
@@ -238,13 +240,15 @@ class TestTwoRunsAtOnce:
 
         seen = []
 
-        def look(_table, _plan, path, _options):
+        check = writer.check_draft
+
+        def look(table, plan, path, options):
             fd = os.open(Path(path).parent, os.O_RDONLY)
             with pytest.raises(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             seen.append(path)
             os.close(fd)
-            return 0
+            return check(table, plan, path, options)
 
         monkeypatch.setattr(writer, "check_draft", look)
         wh.write(index, [wh.edit("a.bias", np.zeros(9, "f4"))], None)

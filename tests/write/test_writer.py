@@ -210,9 +210,13 @@ class TestVerification:
         at = int(places[1]) if where == "edited" else int(places[-1]) + 5
         flush = Draft.flush
 
+        once = []
+
         def flipped(self, mode, **how):
-            byte = os.pread(self.fd, 1, at)[0]
-            os.pwrite(self.fd, bytes([byte ^ 16]), at)
+            if once:  # behind the edits
+                byte = os.pread(self.fd, 1, at)[0]
+                os.pwrite(self.fd, bytes([byte ^ 16]), at)
+            once.append(mode)
             flush(self, mode, **how)
 
         monkeypatch.setattr(Draft, "flush", flipped)
