@@ -33,9 +33,7 @@ class Fix(NamedTuple):
     options: str = ""
 
 
-_RESET = Fix(
-    "bn-reset", "broken channels to mean 0 and variance 1", "destructive", "--bn-reset"
-)
+_RESET = Fix("bn-reset", "broken channels to mean 0 and variance 1", "destructive", "--bn-reset")
 _DONOR = Fix("donor", "statistics from an older checkpoint", "statistical", "--donor OLD")
 _GRAFT = Fix("graft", "the tensor from an older checkpoint", "statistical", "--donor OLD --tensor")
 _MOMENTS = Fix("optimizer-state", "broken moments start at 0 again", "statistical")

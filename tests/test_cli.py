@@ -534,7 +534,9 @@ class TestRules:
         assert len(capsys.readouterr().out.splitlines()) == len(pages()) + 2
 
 
-@pytest.mark.parametrize("command", ["rules", "formats", "explain NF001", "inspect FILE", "repair FILE -n"])
+@pytest.mark.parametrize(
+    "command", ["rules", "formats", "explain NF001", "inspect FILE", "repair FILE -n"]
+)
 def test_every_command_takes_the_common_options(command, sound):
     words = command.replace("FILE", sound).split()
     assert run([*words, "--config", os.devnull, "--color", "never", "--quiet"]) == 0

@@ -166,9 +166,7 @@ class Archive:
             extent = Extent(self._inflating(member, None), 0, member.size)
         else:
             extent = Extent(self.source, member.offset, member.stored)
-        return Checksum(
-            extent, member.crc32, self.where(member), member.header, member.entry
-        )
+        return Checksum(extent, member.crc32, self.where(member), member.header, member.entry)
 
 
 def read_archive(source: ByteSource) -> Archive:
