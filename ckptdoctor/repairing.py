@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .api import repair
 from .config import find_settings, load_settings
 from .errors import CkptDoctorError, InternalError
 from .outcome import Outcome
+from .report.escape import display
 from .report.repair import render
 from .report.repair_json import outcome_json
 from .results import ErrorInfo, View
@@ -20,6 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["run_repair"]
 
 _DONE, _REMAINDER = 0, 1
+
+
+def _papers(wish: RepairWish) -> Iterator[str]:
+    """Say where plan and receipt are."""
+    if not wish.quiet:
+        for option, word in (("write_plan", "plan"), ("receipt", "receipt")):
+            file = wish.given.get(option)
+            if file and not (option == "receipt" and wish.given.get("dry_run")):
+                yield f"  {word:10} {display(file)}\n"
 
 
 def _failed(path: str, error: CkptDoctorError) -> Outcome:
@@ -70,5 +81,5 @@ def run_repair(wish: RepairWish) -> int:
             color=colored(wish.color, stream),
             quiet=wish.quiet,
         )
-        put(stream, render(outcome, view))
+        put(stream, render(outcome, view) + "".join(_papers(wish)))
     return _DONE if outcome.done else _REMAINDER
