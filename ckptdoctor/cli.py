@@ -164,7 +164,7 @@ def _repair(
     format: Annotated[Format, options.FORMAT] = "text",
     config: Annotated[str | None, options.CONFIG] = None,
     trust_hdf5: Annotated[bool, options.TRUST] = False,
-    quiet: Annotated[bool, options.QUIET] = False,
+    quiet: Annotated[bool, options.REPAIR["quiet"]] = False,
     color: Annotated[options.Color, options.COLOR] = "auto",
     debug: Annotated[bool, options.DEBUG] = False,
 ) -> RepairWish:

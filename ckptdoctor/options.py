@@ -150,6 +150,7 @@ REPAIR: dict[str, Any] = {
     "allow": _option("The worst class of change that may be made unasked."),
     "write_plan": _option("Store the plan as JSON.", metavar="FILE"),
     "from_plan": _option("Do what a stored plan says.", metavar="FILE"),
+    "quiet": _option("Print one line.", "--quiet", "-q"),
     "receipt": _option("Store what was replaced, enough to put it back by hand.", metavar="FILE"),
 }
 # Every command takes --config, --color and --quiet, so that a script need not know which heeds it.

@@ -35,7 +35,7 @@ def make_plan(patient: Patient) -> RepairPlan:
     _check_named(patient)
     planner = _Planner(patient)
     for remedy in LADDER:
-        if not explicit or _runs(remedy, patient):
+        if not explicit or remedy.asked(patient.orders):
             planner.take(remedy)
     planner.conclude(explicit=explicit)
     return RepairPlan(
@@ -76,17 +76,6 @@ def name_tensors(patient: Patient) -> frozenset[str]:
             raise UsageError(message, where=patient.ctx.table.path, hint=hint)
         names |= found
     return frozenset(names)
-
-
-def _runs(remedy: Remedy, patient: Patient) -> bool:
-    """Whether a remedy is part of what was asked for by name.
-
-    A donor is asked for by its path: it goes before a reset, and is no action of its own.
-    """
-    if remedy.asked(patient.orders):
-        return True
-    resets = patient.orders.bn_reset or patient.orders.bn_silence
-    return remedy.name == "donor" and patient.donor is not None and resets
 
 
 class _Planner:

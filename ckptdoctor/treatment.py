@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from .details import details_of
 from .edits import Change, Edit, NumberEdit, Refusal, RepairPlan, Restamp
 from .errors import CkptDoctorError, UsageError, WriteError
 from .examination import examined, examined_again
@@ -19,19 +20,16 @@ from .findings import Finding, Severity
 from .formats import open_path
 from .formats.base import ReadOptions
 from .measure.scan import Measured, Progress
-from .measure.stats import TensorStats
-from .outcome import Before, Outcome, Written
+from .outcome import Outcome, Written
 from .papers import check_paper, drafted_receipt, save_plan, stored_plan
 from .plan import make_plan, name_tensors
 from .remedies import Orders, Patient
 from .results import Report, Wishes
 from .rules.base import Context
-from .tensors import Array, TensorTable
+from .tensors import TensorTable
 from .write.draft import Draft
 from .write.restructure import unwritable
 from .write.target import Target, choose
-from .write.verify import elements
-from .write.windows import aliases
 from .write.writer import Stage, begun, reading_back, staged
 
 __all__ = ["Note", "Papers", "Placing", "treat"]
@@ -111,7 +109,7 @@ def treat(
                 plan = stored_plan(papers.from_plan, table, note)
             else:
                 plan, outcome = _planned(table, measured, before, orders, outcome, stack)
-            details = _details(table, plan, before)
+            details = details_of(table, plan, before)
             outcome = replace(outcome, plan=plan, details=details)
             if papers.write_plan:
                 save_plan(papers.write_plan, plan, table, details, note)
@@ -362,73 +360,3 @@ def _subjects(finding: Finding) -> Iterator[str | tuple[str]]:
     yield from filter(None, (finding.tensor, finding.where))
     if not finding.tensor and "end" in finding.measured:
         yield _FILE
-
-
-# --- what the plan's table shows ------------------------------------------------------------------
-
-
-def _details(table: TensorTable, plan: RepairPlan, before: Report) -> dict[int, Before]:
-    shared: dict[str, int] = Counter(info.storage for info in table.values() if info.storage)
-    return {
-        index: _detail(table, change, before, shared)
-        for index, change in enumerate(plan.changes)
-        if isinstance(change, Edit)
-    }
-
-
-_MADE = {"reinit": "drawn anew", "graft": "the donor's", "twin": "the copy's"}
-
-
-def _detail(table: TensorTable, edit: Edit, before: Report, shared: Mapping[str, int]) -> Before:
-    info = table[edit.tensor]
-    if callable(edit.values):
-        becomes = _MADE.get(edit.remedy, "new values")
-    else:
-        becomes = in_words(edit.values)
-    if edit.indices is None and before.stats is not None:
-        was = _measured(before.stats[info.name])
-    else:
-        was = in_words(elements(table, edit.tensor, edit.indices))
-    return Before(
-        count=info.size if edit.indices is None else edit.indices.size,
-        total=info.size,
-        was=was,
-        becomes=becomes,
-        aliases=aliases(table, info) if shared.get(info.storage, 0) > 1 else (),
-    )
-
-
-def _measured(stats: TensorStats) -> str:
-    """Values of a whole tensor, from its statistics."""
-    parts = [
-        f"{n:,} {word}"
-        for n, word in ((stats.nan, "NaN"), (stats.posinf + stats.neginf, "Inf"))
-        if n
-    ]
-    if stats.minimum is not None and stats.maximum is not None:
-        low, high = f"{stats.minimum:.4g}", f"{stats.maximum:.4g}"
-        parts.append(low if low == high else f"{low}..{high}")
-    return ", ".join(parts)
-
-
-def in_words(values: Array) -> str:
-    """Values as a table can hold them.
-
-    Examples
-    --------
-    >>> in_words(np.array([np.nan, np.nan, 1.0])), in_words(np.array([2.0, 8.5])), in_words(np.ones(3))
-    ('2 NaN, 1', '2..8.5', '1')
-    """
-    if values.dtype.fields or not values.size:
-        return "" if not values.size else "complex"
-    if values.dtype.kind == "c":
-        values = np.abs(values)
-    with np.errstate(all="ignore"):
-        flat = values.reshape(-1).astype(np.float64)
-        nan, inf = int(np.isnan(flat).sum()), int(np.isinf(flat).sum())
-        finite = flat[np.isfinite(flat)]
-    parts = [f"{n:,} {word}" for n, word in ((nan, "NaN"), (inf, "Inf")) if n]
-    if finite.size:
-        low, high = f"{finite.min():.4g}", f"{finite.max():.4g}"
-        parts.append(low if low == high else f"{low}..{high}")
-    return ", ".join(parts)

@@ -15,9 +15,9 @@ import pytest
 import write_helpers as wh
 
 from ckptdoctor import repair
+from ckptdoctor.details import in_words
 from ckptdoctor.errors import CkptDoctorError, UsageError, WriteError
 from ckptdoctor.formats import open_path
-from ckptdoctor.treatment import in_words
 from ckptdoctor.write import checksums
 from ckptdoctor.write.draft import Draft
 
@@ -517,15 +517,15 @@ class TestCures:
         assert [d.was for d in outcome.details.values()] == ["2.5", "16 NaN"]
 
     def test_a_tensor_without_elements_is_told_as_that(self, tmp_path):
+        from ckptdoctor.details import details_of
         from ckptdoctor.results import Report
-        from ckptdoctor.treatment import _details
 
         wh.safetensors(tmp_path / "m")
         with open_path(tmp_path / "m") as table:
             empty = wh.edit("a.empty", np.zeros(0, "f4"))
             whole = wh.edit("a.steps", np.arange(5))
             drawn = wh.edit("a.half", lambda: np.zeros(3000, "f2"))
-            details = _details(table, wh.plan_of(empty, whole, drawn), Report(file="m"))
+            details = details_of(table, wh.plan_of(empty, whole, drawn), Report(file="m"))
         assert [(d.count, d.total, d.was, d.becomes) for d in details.values()] == [
             (0, 0, "", ""),
             (5, 5, "0..4", "0..4"),

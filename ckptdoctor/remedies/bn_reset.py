@@ -151,7 +151,10 @@ def _widened(patient: Patient, ailments: list[Ailment], scope: str) -> Iterator[
     if scope == "channels":
         yield from ailments
         return
-    broken = {a.layer.key: a for a in ailments if a.layer is not None}
+    broken: dict[str, Ailment] = {}
+    for ailment in sorted(ailments, key=lambda a: bool(a.suspected)):  # the certain ones decide
+        if ailment.layer is not None:
+            broken.setdefault(ailment.layer.key, ailment)
     for layer in patient.ctx.layers.batchnorms:
         known = broken.get(layer.key)
         if known is None and scope != "all":

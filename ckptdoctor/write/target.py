@@ -7,7 +7,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UsageError, WriteError
+from ..errors import CkptDoctorError, UsageError, WriteError
 from ..sources import FileSource
 
 __all__ = ["Target", "choose", "default_output", "same_bytes"]
@@ -189,7 +189,7 @@ def same_bytes(one: FileSource, other: Path) -> bool:
     """Whether a file holds the same bytes as an open one."""
     try:
         second = FileSource(other)
-    except Exception:  # noqa: BLE001  (what cannot be read is not the same)
+    except CkptDoctorError:  # what cannot be read is not the same
         return False
     try:
         if second.size != one.size:

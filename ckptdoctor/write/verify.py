@@ -79,7 +79,7 @@ def check_bytes(
 
 
 def _each(check: Callable[[tuple[int, int]], int], pieces: list[tuple[int, int]]) -> Iterator[int]:
-    """Check pieces, of large files two at a time: 0.16 s for 2 GiB instead of 0.3."""
+    """Check pieces, of large files two at a time: 0.18 s for 2 GiB instead of 0.33."""
     if len(pieces) < _WORTH_THREADS:
         yield from map(check, pieces)
         return

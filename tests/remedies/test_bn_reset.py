@@ -152,6 +152,11 @@ class TestReset:
         assert ("bn1.running_var" in found) == (scope == "all")
         assert len(texts(changes)) == (scope != "channels")
 
+    def test_whole_layer_is_reset_where_one_channel_is_certain(self):
+        tensors = net(first=[5e6, -1.0, 5e6, 5e6])
+        found = values(proposed(BnReset(), tensors, bn_reset=True, bn_scope="layers"))
+        assert len(found["bn1.running_var"]) == 4
+
 
 class TestSilence:
     def test_it_is_never_done_unasked(self):
