@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from ..edits import Change, Edit, NumberEdit, Restamp, Trim
 from ..errors import UsageError, WriteError
@@ -17,7 +18,7 @@ from .numbers import number_windows, stands_in_pickle
 from .verify import Mark, check_bytes
 from .windows import Window, in_place, windows_of, windows_of_all
 
-__all__ = ["Note", "copied", "fill", "windows"]
+__all__ = ["Note", "copied", "copy_whole", "fill", "windows"]
 
 Note = Callable[[str, int, int], None]
 """Called with what is being done, bytes done, and bytes in all."""
@@ -30,6 +31,13 @@ def copied(draft: Draft, source: FileSource, note: Note) -> None:
     except OSError as error:
         raise draft.failed("written", error) from None
     draft.flush(stat.S_IMODE(os.fstat(source.fd).st_mode), wait=False)
+
+
+def copy_whole(source: FileSource, path: Path) -> None:
+    """Copy a file as it is to a path of its own, whole or not at all."""
+    with Draft(path) as draft:
+        copied(draft, source, lambda *_: None)
+        draft.publish()
 
 
 def fill(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,8 @@ from ..errors import UnsupportedError, UsageError, WriteError
 from ..outcome import Written
 from ..sources import FileSource
 from ..tensors import TensorTable
-from .copying import copy_file
 from .draft import Draft, draft_name, flush_folder, lock
-from .fill import Note, copied, fill
+from .fill import Note, copied, copy_whole, fill
 from .target import Target
 from .verify import Mark
 from .windows import in_place
@@ -125,7 +123,7 @@ def _fill_folder(draft: Path, table: TensorTable, plan: RepairPlan, note: Note) 
                 marks += fill(new, file, table, tuple(edits), (), note)
                 new.publish()
         elif file is table.files[0]:
-            _copy(file, path)
+            copy_whole(file, path)
         else:
             _link(file, path)
     for beside in _beside(home, {Path(file.name).name for file in table.files}):
@@ -157,26 +155,16 @@ def _link(file: FileSource, path: Path) -> None:
     try:
         os.link(os.path.realpath(file.name), path)
     except OSError:
-        _copy(file, path)
+        copy_whole(file, path)
 
 
 def _copy_path(source: Path, path: Path) -> None:
     """Copy a small file: somebody may edit it in one of the folders and mean that one."""
     file = FileSource(source)
     try:
-        _copy(file, path)
+        copy_whole(file, path)
     finally:
         file.close()
-
-
-def _copy(file: FileSource, path: Path) -> None:
-    with Draft(path) as new:
-        try:
-            copy_file(file, new.fd, path.parent, lambda _: None)
-        except OSError as error:
-            raise new.failed("written", error) from None
-        new.flush(stat.S_IMODE(os.fstat(file.fd).st_mode))
-        new.publish()
 
 
 def _same_folders(one: Path, other: Path) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import stat
 from pathlib import Path
 
 from ..errors import UsageError
 from ..outcome import Written
 from ..sources import FileSource
 from ..tensors import TensorTable
-from .copying import copy_file
 from .draft import Draft, remove_leftovers
+from .fill import copy_whole
 from .target import Target, same_bytes
 
 __all__ = ["publish"]
@@ -98,10 +97,4 @@ def _keep(source: FileSource, path: Path, backup: Path) -> None:
     except FileExistsError:
         raise UsageError(f"{str(backup)!r:.200} appeared meanwhile; nothing was changed") from None
     except OSError:
-        with Draft(backup) as copy:
-            try:
-                copy_file(source, copy.fd, backup.parent, lambda _: None)
-            except OSError as error:
-                raise copy.failed("written", error) from None
-            copy.flush(stat.S_IMODE(os.fstat(source.fd).st_mode))
-            copy.publish()
+        copy_whole(source, backup)
