@@ -18,7 +18,7 @@ from .errors import UsageError
 from .hints import shown, suggestion
 from .results import Exemption, FailOn, Purpose, Weights, Wishes
 
-__all__ = ["Settings", "find_settings", "load_settings"]
+__all__ = ["Settings", "find_settings", "load_settings", "settings_of"]
 
 _OWN, _SHARED = "ckptdoctor.toml", "pyproject.toml"
 _MAX_BYTES = 1 << 20
@@ -134,6 +134,11 @@ def find_settings(folder: str | os.PathLike[str] | None = None) -> Settings:
         if parent == above:
             return Settings()
         above = parent
+
+
+def settings_of(file: str | None) -> Settings:
+    """Load the settings a command was given, else those of the project it is run in."""
+    return find_settings() if file is None else load_settings(file)
 
 
 def load_settings(path: str | os.PathLike[str]) -> Settings:

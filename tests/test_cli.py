@@ -261,7 +261,7 @@ class TestFailClosed:
         def crash(*_arguments):
             raise RuntimeError("no")
 
-        monkeypatch.setattr("ckptdoctor.cli.renderer", crash)
+        monkeypatch.setattr("ckptdoctor.commands.inspect.renderer", crash)
         assert run(["inspect", sound]) == 3
         assert "unexpected RuntimeError" in capsys.readouterr().err
 

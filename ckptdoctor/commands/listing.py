@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import catalog
-from .config import Settings
-from .formats import ADAPTERS
+from .. import catalog
+from ..config import Settings, settings_of
+from ..exits import CLEAN
+from ..formats import ADAPTERS
+from ..terminal import colored, put, width_of
 
-__all__ = ["Listing"]
+if TYPE_CHECKING:
+    from .wishes import ListingWish
+
+__all__ = ["Listing", "run_listing"]
+
+
+def run_listing(wish: ListingWish) -> int:
+    """Print what was asked for, and return the exit code."""
+    listing = Listing(
+        format=wish.format, width=width_of(sys.stdout), color=colored(wish.color, sys.stdout)
+    )
+    if wish.what == "explain":
+        text = listing.explanations(wish.codes or (), settings_of(wish.config))
+    elif wish.what == "rules":
+        text = listing.rules()
+    else:
+        text = listing.formats()
+    put(sys.stdout, text)
+    return CLEAN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .api import repair
-from .config import find_settings, load_settings
-from .errors import CkptDoctorError, InternalError
-from .outcome import Outcome
-from .report.escape import display
-from .report.repair import render
-from .report.repair_json import outcome_json
-from .results import ErrorInfo, View
-from .terminal import ProgressLine, colored, is_terminal, put, width_of
+from ..api import repair
+from ..config import settings_of
+from ..errors import CkptDoctorError, InternalError
+from ..outcome import Outcome
+from ..report.escape import display
+from ..report.repair import render
+from ..report.repair_json import outcome_json
+from ..results import ErrorInfo, View
+from ..terminal import ProgressLine, colored, is_terminal, put, width_of
 
 if TYPE_CHECKING:
     from .wishes import RepairWish
@@ -52,7 +52,7 @@ def run_repair(wish: RepairWish) -> int:
     CkptDoctorError
         If it was declined, or could not be done: nothing was changed then.
     """
-    settings = find_settings() if wish.config is None else load_settings(wish.config)
+    settings = settings_of(wish.config)
     line = ProgressLine(sys.stderr, enabled=not wish.quiet and is_terminal(sys.stderr))
     phase = [""]
 

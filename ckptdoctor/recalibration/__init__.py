@@ -1,0 +1,1 @@
+"""BatchNorm statistics recomputed from data, with the model at hand."""
