@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .remedies.base import Scope
     from .treatment import Note
 
-__all__ = ["Wishes", "examine", "inspect", "open_checkpoint", "repair"]
+__all__ = ["Wishes", "examine", "inspect", "look", "open_checkpoint", "refused", "repair"]
 
 
 def open_checkpoint(path: str | os.PathLike[str], *, trust_hdf5: bool = False) -> TensorTable:
@@ -111,7 +111,7 @@ def inspect(
     CkptDoctorError
         If the file cannot be checked; ``error.findings`` holds what was seen before.
     """
-    settings = _settings(config)
+    settings = settings_from(config)
     wishes = settings.wishes(
         purpose=purpose,
         weights=weights,
@@ -124,7 +124,7 @@ def inspect(
         trust_hdf5=trust_hdf5,
     )
     check_wishes(wishes)
-    return _inspect(os.fspath(path), wishes, progress)
+    return look(os.fspath(path), wishes, progress)
 
 
 def repair(
@@ -139,6 +139,9 @@ def repair(
     bn_scope: Scope = "channels",
     bn_silence: bool = False,
     donor: str | os.PathLike[str] | None = None,
+    recalibrate: str | None = None,
+    data: str | os.PathLike[str] | None = None,
+    trust: bool = False,
     tensors: Sequence[str] = (),
     reinit: Sequence[str] = (),
     numbers: Mapping[str, float | int] | None = None,
@@ -154,8 +157,8 @@ def repair(
 ) -> Outcome:
     """Write a repaired copy of a checkpoint, every other byte untouched.
 
-    Without an action (``bn_reset``, ``bn_silence``, ``reinit``, ``numbers``, ``drop_optimizer``,
-    or ``donor`` with ``tensors``) each finding gets the best remedy whose class is allowed; with
+    Without an action (``bn_reset``, ``bn_silence``, ``recalibrate``, ``reinit``, ``numbers``,
+    ``drop_optimizer``, or ``donor`` with ``tensors``) each finding gets the best remedy whose class is allowed; with
     actions, they are all that is done.
 
     Parameters
@@ -167,7 +170,7 @@ def repair(
     in_place, backup
         Replace the input, and keep it as ``NAME.orig``.
     force
-        Replace an output that exists.
+        Replace an output that exists; recalibrate on fewer than 16 samples.
     dry_run
         Plan, and write nothing.
     bn_reset, bn_scope
@@ -177,6 +180,12 @@ def repair(
         Gamma and beta of channels with broken statistics to 0.
     donor
         An older or sibling checkpoint of the same model, in any format, to take values from.
+    recalibrate, data
+        A model, ``package.module:factory``, ``file.py:factory`` or a file that holds a whole one,
+        and a ``.npy`` or ``.npz`` file of inputs to run it on: broken BatchNorm statistics are
+        recomputed.  Code that is named is run.
+    trust
+        Let frameworks load what can run code of its own: a pickled model.
     tensors
         Patterns of names: treat these, whatever the rules say; with a donor, take them from it.
     reinit
@@ -216,7 +225,7 @@ def repair(
     from .remedies import Orders  # noqa: PLC0415  (inspecting does without)
     from .treatment import Papers, Placing, treat  # noqa: PLC0415
 
-    settings = config if isinstance(config, Settings) else _settings(config)
+    settings = config if isinstance(config, Settings) else settings_from(config)
     wishes = settings.wishes(purpose="any", trust_hdf5=trust_hdf5)
     check_wishes(wishes)
     orders = Orders(
@@ -224,6 +233,10 @@ def repair(
         bn_scope=bn_scope,
         bn_silence=bn_silence,
         donor=os.fspath(donor) if donor else "",
+        recalibrate=recalibrate or "",
+        data=os.fspath(data) if data else "",
+        trust=trust,
+        few=force and bool(recalibrate),
         tensors=tuple(tensors),
         reinit=tuple(reinit),
         numbers=dict(numbers or {}),
@@ -242,7 +255,8 @@ def repair(
     return treat(os.fspath(path), orders, placing, wishes, note or _unheard, papers=papers)
 
 
-def _settings(config: str | os.PathLike[str] | None) -> Settings:
+def settings_from(config: str | os.PathLike[str] | None) -> Settings:
+    """Load the settings that a caller names; none are looked for."""
     return Settings() if config is None else load_settings(config)
 
 
@@ -262,29 +276,25 @@ def examine(
     With ``debug``, failures that are this package's own are raised.
     """
     try:
-        return _inspect(path, wishes, progress)
-    except CkptDoctorError as error:
-        if debug and isinstance(error, InternalError):
-            raise
-        cause = error.__cause__ if isinstance(error, InternalError) else None
-        info = ErrorInfo(
-            type=type(error).__name__,
-            message=error.message,
-            where=_place(cause) if cause else error.where or path,
-            hint=error.hint,
-            bug=isinstance(error, InternalError),
-        )
-        return _refused(path, wishes, info, error.findings)
+        return look(path, wishes, progress)
     except Exception as error:  # whatever it was, the file was not checked
-        if debug:
+        if debug and (isinstance(error, InternalError) or not isinstance(error, CkptDoctorError)):
             raise
-        text = str(error).splitlines()[0][:200] if str(error) else "no message"
-        info = ErrorInfo(type=type(error).__name__, message=text, where=_place(error), bug=True)
-        return _refused(path, wishes, info, ())
+        return refused(path, wishes, error)
 
 
-def _inspect(path: str, wishes: Wishes, progress: Progress | None) -> Report:
-    with open_checkpoint(path, trust_hdf5=wishes.trust_hdf5) as table:
+def look(
+    path: str,
+    wishes: Wishes,
+    progress: Progress | None = None,
+    prepared: Callable[[TensorTable], TensorTable] | None = None,
+) -> Report:
+    """Open a checkpoint, examine it, and see that nobody wrote to it meanwhile.
+
+    ``prepared`` may look at the open table, and give one with further findings to examine.
+    """
+    with open_checkpoint(path, trust_hdf5=wishes.trust_hdf5) as opened:
+        table = prepared(opened) if prepared else opened
         _, report = examined(path, table, wishes, progress)
         try:
             table.check_unchanged()
@@ -294,7 +304,22 @@ def _inspect(path: str, wishes: Wishes, progress: Progress | None) -> Report:
     return report
 
 
-def _refused(path: str, wishes: Wishes, info: ErrorInfo, seen: Sequence[Finding]) -> Report:
+def refused(path: str, wishes: Wishes, error: Exception) -> Report:
+    """Report on a file that could not be checked, by what was raised."""
+    if isinstance(error, CkptDoctorError):
+        cause = error.__cause__ if isinstance(error, InternalError) else None
+        info = ErrorInfo(
+            type=type(error).__name__,
+            message=error.message,
+            where=_place(cause) if cause else error.where or path,
+            hint=error.hint,
+            bug=isinstance(error, InternalError),
+        )
+        seen: Sequence[Finding] = error.findings
+    else:
+        text = str(error).splitlines()[0][:200] if str(error) else "no message"
+        info = ErrorInfo(type=type(error).__name__, message=text, where=_place(error), bug=True)
+        seen = ()
     findings = tuple(sorted(seen, key=lambda f: -f.severity))
     return Report(
         file=path,

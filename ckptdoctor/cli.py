@@ -111,6 +111,9 @@ def _repair(
     bn_scope: Annotated[Scope, options.REPAIR["bn_scope"]] = "channels",
     bn_silence: Annotated[bool, options.REPAIR["bn_silence"]] = False,
     donor: Annotated[str | None, options.REPAIR["donor"]] = None,
+    recalibrate: Annotated[str | None, options.REPAIR["recalibrate"]] = None,
+    data: Annotated[str | None, options.REPAIR["data"]] = None,
+    trust: Annotated[bool, options.REPAIR["trust"]] = False,
     tensor: Annotated[list[str] | None, options.REPAIR["tensor"]] = None,
     reinit: Annotated[list[str] | None, options.REPAIR["reinit"]] = None,
     seed: Annotated[int, options.REPAIR["seed"]] = 0,
@@ -131,7 +134,7 @@ def _repair(
     given = {
         "output": output, "in_place": in_place, "backup": not no_backup, "force": force,
         "dry_run": dry_run, "bn_reset": bn_reset, "bn_scope": bn_scope, "bn_silence": bn_silence,
-        "donor": donor, "tensors": tuple(tensor or ()), "reinit": tuple(reinit or ()),
+        "donor": donor, "recalibrate": recalibrate, "data": data, "trust": trust, "tensors": tuple(tensor or ()), "reinit": tuple(reinit or ()),
         "numbers": dict(_number(text) for text in set_ or ()), "drop_optimizer": drop_optimizer,
         "allow": allow, "seed": seed, "from_plan": from_plan, "write_plan": write_plan,
         "receipt": receipt, "trust_hdf5": trust_hdf5,

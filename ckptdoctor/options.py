@@ -57,6 +57,7 @@ Examples:
   ckptdoctor repair model.h5 --bn-reset
   ckptdoctor repair model.pt --donor epoch_12.pt -o fixed.pt --receipt fixed.json
   ckptdoctor repair model.pt --donor epoch_12.pt --tensor 'layer4.*'
+  ckptdoctor repair model.pt --recalibrate model.py:build --data batch.npy
   ckptdoctor repair last.ckpt --drop-optimizer --in-place
   ckptdoctor repair last.pt --set optimizer.param_groups.0.lr=0.001
 
@@ -129,7 +130,9 @@ REPAIR: dict[str, Any] = {
     ),
     "in_place": _option("Replace the input, and keep it as NAME.orig.", "--in-place"),
     "backup": _option("Keep no NAME.orig.", "--no-backup"),
-    "force": _option("Replace an output that exists.", "--force"),
+    "force": _option(
+        "Replace an output that exists; recalibrate on fewer than 16 samples.", "--force"
+    ),
     "dry_run": _option("Print the plan and write nothing.", "--dry-run", "-n"),
     "bn_reset": _option("Broken BatchNorm statistics to mean 0 and variance 1.", "--bn-reset"),
     "bn_scope": _option("What to reset: broken channels, their whole layers, or everything."),
@@ -137,6 +140,16 @@ REPAIR: dict[str, Any] = {
     "donor": _option(
         "An older or sibling checkpoint of the model to take values from.", metavar="FILE"
     ),
+    "recalibrate": _option(
+        "Recompute broken BatchNorm statistics with a model: FILE.py:FACTORY, "
+        "PACKAGE.MODULE:FACTORY, or a file that holds one. Runs that code.",
+        metavar="MODEL",
+    ),
+    "data": _option(
+        "Inputs for --recalibrate: .npy or .npz, 64 samples of the training data or more.",
+        metavar="FILE",
+    ),
+    "trust": _option("Let a framework load files that can run code.", "--trust"),
     "tensor": _option(
         "Treat tensors whose name matches, whatever the rules say; with --donor, take them whole.",
         metavar="GLOB",

@@ -92,6 +92,8 @@ class Outcome:
         Findings of the output that count, uncured ones included, worst first.
     donor
         How alike the donor is, in words, one fact each: ``42 of 46 tensors match by name``.
+    recalibration
+        What was compared before statistics were recomputed from data, and what was taken.
     error
         None, or why nothing was written.
     """
@@ -106,6 +108,7 @@ class Outcome:
     uncured: tuple[Finding, ...] = ()
     remaining: tuple[Finding, ...] = ()
     donor: tuple[str, ...] = ()
+    recalibration: tuple[str, ...] = ()
     error: ErrorInfo | None = None
 
     @property

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from .write.draft import Draft
 from .write.restructure import unwritable
 from .write.target import Target, choose
 from .write.writer import Stage, begun, reading_back, staged
+
+if TYPE_CHECKING:
+    from .recalibration.bedside import Bedside
 
 __all__ = ["Note", "Papers", "Placing", "treat"]
 
@@ -108,7 +111,7 @@ def treat(
             if papers.from_plan:
                 plan = stored_plan(papers.from_plan, table, note)
             else:
-                plan, outcome = _planned(table, measured, before, orders, outcome, stack)
+                plan, outcome = _planned(table, measured, outcome, orders, note, stack)
             details = details_of(table, plan, before)
             outcome = replace(outcome, plan=plan, details=details)
             if papers.write_plan:
@@ -153,12 +156,32 @@ def _check_combination(orders: Orders, papers: Papers) -> None:
             "--from-plan",
             "what the plan does not say",
         ),
-        (orders.bn_scope != "channels" and not orders.bn_reset, "--bn-scope", "no --bn-reset"),
+        (
+            orders.bn_scope != "channels" and not (orders.bn_reset or orders.recalibrate),
+            "--bn-scope",
+            "no --bn-reset or --recalibrate",
+        ),
+        (bool(orders.data) and not orders.recalibrate, "--data", "no --recalibrate"),
         (bool(orders.seed) and not orders.reinit, "--seed", "no --reinit"),
     )
     for wrong, option, other in alone:
         if wrong:
             raise UsageError(f"{option} has no effect with {other}", hint="leave one of them out")
+    if not orders.recalibrate:
+        return
+    if not orders.data:
+        hint = "--data FILE.npy, training inputs as the model takes them, 64 or more"
+        raise UsageError("--recalibrate needs samples to run the model on", hint=hint)
+    others = {
+        "--donor": orders.donor,
+        "--bn-reset": orders.bn_reset,
+        "--bn-silence": orders.bn_silence,
+        "--reinit": orders.reinit,
+    }
+    for option, given in others.items():
+        if given:  # the model runs with the file's own weights
+            hint = f"repair with {option} first, then --recalibrate the result"
+            raise UsageError(f"--recalibrate and {option} do not go together", hint=hint)
 
 
 def _target(path: str, table: TensorTable, placing: Placing, donor: str) -> Target | None:
@@ -186,22 +209,34 @@ def _target(path: str, table: TensorTable, placing: Placing, donor: str) -> Targ
 def _planned(
     table: TensorTable,
     measured: Measured,
-    before: Report,
-    orders: Orders,
     outcome: Outcome,
+    orders: Orders,
+    note: Note,
     stack: contextlib.ExitStack,
 ) -> tuple[RepairPlan, Outcome]:
     context = Context(table, measured.stats)
-    patient = Patient(ctx=context, findings=before.findings, orders=orders)
+    findings = outcome.before.findings if outcome.before is not None else ()
+    patient = Patient(ctx=context, findings=findings, orders=orders)
     if orders.donor:
         from .remedies.donor_file import Donor  # noqa: PLC0415  (only with a donor)
 
         patient.donor = stack.enter_context(Donor.open(orders.donor, context))
         outcome = replace(outcome, donor=patient.donor.facts)
+    if orders.recalibrate:
+        patient.bedside = _bedside(table, orders, _told(note, "recalibrating"))
     patient.named = name_tensors(patient)
     with np.errstate(all="ignore"):
         plan = make_plan(patient)
+    if patient.bedside is not None:
+        outcome = replace(outcome, recalibration=tuple(patient.bedside.facts))
     return _feasible(table, plan, orders), outcome
+
+
+def _bedside(table: TensorTable, orders: Orders, note: Progress) -> Bedside:
+    from .recalibration.bedside import Bedside, Order  # noqa: PLC0415  (only with a model)
+
+    order = Order(model=orders.recalibrate, data=orders.data, trust=orders.trust, force=orders.few)
+    return Bedside(order, table, note)
 
 
 def _feasible(table: TensorTable, plan: RepairPlan, orders: Orders) -> RepairPlan:

@@ -1,7 +1,7 @@
 """Remedies, one per file, in ladder order: what was asked for by name, then the best first.
 
-A rung for statistics that are recomputed from data, and one for those estimated from the graph,
-belong between `FromDonor` and `BnReset`.
+A rung for statistics that are estimated from the graph, without data, belongs between `Recalibrate`
+and `BnReset`.
 """
 
 from .affine import Affine
@@ -16,6 +16,7 @@ from .grad_scaler import GradScaler
 from .graft import Graft
 from .loop_state import LoopState
 from .optimizer_state import OptimizerState
+from .recalibrate import Recalibrate
 from .reinit import Reinit
 from .set_number import SetNumber
 from .trailing import TrailingBytes
@@ -32,6 +33,7 @@ LADDER: tuple[Remedy, ...] = (
     TrailingBytes(),
     Twin(),
     FromDonor(),
+    Recalibrate(),
     FlippedBits(),
     BnSilence(),
     BnReset(),

@@ -19,6 +19,7 @@ from ..tensors import Array, TensorInfo
 from ..wishes import Scope
 
 if TYPE_CHECKING:
+    from ..recalibration.bedside import Bedside
     from .donor_file import Donor
 
 __all__ = ["Ailment", "Orders", "Patient", "Remedy", "Scope"]
@@ -30,13 +31,17 @@ class Orders:
 
     ``tensors`` are patterns of names to treat, whatever the rules say of them; ``reinit`` are
     patterns, each with a law behind ``=`` if not the layer's own; ``numbers`` are new values by
-    path.
+    path.  ``recalibrate`` names a model, and ``data`` samples to run it on.
     """
 
     bn_reset: bool = False
     bn_scope: Scope = "channels"
     bn_silence: bool = False
     donor: str = ""
+    recalibrate: str = ""
+    data: str = ""
+    trust: bool = False
+    few: bool = False
     tensors: Sequence[str] = ()
     reinit: Sequence[str] = ()
     numbers: Mapping[str, float | int] = field(default_factory=dict)
@@ -60,6 +65,7 @@ class Orders:
             bool(
                 self.bn_reset
                 or self.bn_silence
+                or self.recalibrate
                 or self.reinit
                 or self.numbers
                 or self.drop_optimizer
@@ -125,12 +131,15 @@ class Patient:
         What was asked for.
     donor
         The open donor, None without one.
+    bedside
+        The model to run, None without one.
     """
 
     ctx: Context
     findings: tuple[Finding, ...]
     orders: Orders
     donor: Donor | None = None
+    bedside: Bedside | None = None
     named: frozenset[str] = frozenset()
     """Tensors that the orders' patterns name; empty without patterns."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UsageError
 from ..findings import Finding, Severity
 from ..layers import read_layers
+from ..matching import Match, match
 from ..rules.base import Context
 from ..sources import Identity
 from ..tensors import Array, TensorInfo, TensorTable
@@ -25,7 +26,6 @@ from .kinship import (
     warnings_of,
 )
 from .likeness import Likeness
-from .matching import Match, match
 from .transfer import compatible, pick, whole, whole_fault
 
 __all__ = ["Donor", "no_partner"]

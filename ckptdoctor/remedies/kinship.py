@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..errors import UsageError
+from ..matching import Match
 from ..rules.base import Context
 from ..tensors import TensorTable
 from .likeness import Likeness, compare
-from .matching import Match
 
 __all__ = [
     "FEWEST", "HINT", "NEAR", "OTHER_RUN", "check_architecture", "facts_of", "likeness_of",

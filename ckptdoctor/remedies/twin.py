@@ -10,13 +10,13 @@ import numpy as np
 
 from ..edits import Change, Class, Edit, Refusal, Remark
 from ..findings import Severity
+from ..matching import stripped
 from ..rules.base import Context
 from ..rules.ema_copies import ema_copies
 from ..tensors import TensorInfo
 from .base import Ailment, Patient, Remedy
 from .kinship import NEAR
 from .likeness import compare
-from .matching import stripped
 from .transfer import cast, compatible, pick, sound, whole, whole_fault
 
 __all__ = ["Twin"]

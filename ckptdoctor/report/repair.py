@@ -95,6 +95,7 @@ def _advice(outcome: Outcome, view: View) -> Iterator[str]:
     yield from _list("remedy", _remedies(plan.changes), view)
     yield from _list("shared", _shared(outcome), view)
     yield from _list("donor", outcome.donor, view)
+    yield from _list("samples", outcome.recalibration, view)
     yield from _warnings(tuple(dict.fromkeys(plan.warnings)), view)
     groups: dict[tuple[str, str], list[Refusal]] = {}
     for refusal in plan.refusals:

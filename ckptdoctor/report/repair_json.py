@@ -36,6 +36,7 @@ def outcome_json(outcome: Outcome) -> str:
         "dry_run": outcome.error is None and outcome.written is None,
         "verdict": {"before": _verdict(outcome.before), "after": _verdict(outcome.after)},
         "donor": outcome.donor,
+        "recalibration": outcome.recalibration,
         "written": _written(outcome.written),
     }
     body = [f'"{name}": {encode(_plain(value))}' for name, value in head.items()]

@@ -13,7 +13,7 @@ from ..layers import Layer, Layers, read_layers
 from ..layers.groups import plain
 from ..roles import role_of
 from ..tensors import Role, TensorInfo, TensorTable
-from .matching_keras import match_by_class_order, ranks_of
+from .keras_order import match_by_class_order, ranks_of
 
 __all__ = ["Match", "match", "stripped"]
 

@@ -1,0 +1,372 @@
+"""Samples to run a model on: a file of them, or random numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..errors import ReadError, UsageError
+
+if TYPE_CHECKING:
+    import os
+
+    from ..tensors import Array
+
+__all__ = ["RANDOM_SAMPLES", "Data", "Inputs", "read_data"]
+
+Inputs = Sequence[tuple[tuple[int | None, ...], str]]
+"""What a model says of its inputs: shapes (None where free, samples first) and dtypes."""
+
+RANDOM_SAMPLES = 64
+_SEED = 20
+_LARGEST_RANDOM = 1 << 28
+"""Elements of random data in all: 1 GiB of float32."""
+_INTEGERS = 2
+"""Random integers are 0 or 1: any table of embeddings has these rows."""
+_FEATURES = ("x_calib", "x", "x_test", "x_val", "x_train", "inputs", "input", "images", "data")
+"""Names of arrays that are taken from an archive, the first that is there."""
+_TOKENS = ("input_ids", "attention_mask", "token_type_ids")
+_LABELS = re.compile(r"y([_.].*)?|labels?|targets?|classes|.*_labels?", re.IGNORECASE)
+_SPEC = re.compile(r"random(?::(?:(\d+)x)?([\d,;x]*))?", re.IGNORECASE)
+
+Kind = Literal["file", "random", "memory"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """Samples of every input of a model.
+
+    Parameters
+    ----------
+    arrays
+        One per input, samples first; of a ``.npy`` file mapped, not read.
+    source
+        What the samples are from, as the user wrote it.
+    kind
+        Where they are from; ``random`` ones say nothing about what a model was trained on.
+    dtypes
+        What the model takes, one per input; empty where it does not say.
+    batch
+        Samples of a batch, where the model takes no other number; 0 where it is free.
+    notes
+        What a user should know about them: that images are integers.
+    """
+
+    arrays: tuple[Array, ...]
+    source: str
+    kind: Kind
+    dtypes: tuple[str, ...] = ()
+    batch: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.arrays[0])
+
+    def take(self, indices: Sequence[int] | Array) -> tuple[Array, ...]:
+        """Return some samples as the model takes them.
+
+        Real numbers become float32 unless the model takes others; integers stay, but for images
+        and where the model takes real numbers.
+        """
+        found = []
+        for at, array in enumerate(self.arrays):
+            wanted = self.dtypes[at] if at < len(self.dtypes) else ""
+            rows = array[_slice(indices)]
+            found.append(np.ascontiguousarray(rows, _dtype(array, wanted)))
+        return tuple(found)
+
+    def batches(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Array]:
+        """Yield the indices of batch after batch, of all samples or of some."""
+        size = self.batch or size
+        chosen = np.arange(len(self)) if indices is None else np.asarray(indices, np.int64)
+        for at in range(0, len(chosen), size):
+            yield chosen[at : at + size]
+
+    def filled(self, indices: Sequence[int] | Array) -> tuple[Array, ...]:
+        """Return a batch of some samples; repeated where the model takes one size of batch only."""
+        chosen = np.asarray(indices, np.int64)
+        if self.batch:
+            chosen = np.resize(chosen, self.batch)
+        return self.take(chosen)
+
+
+def _slice(indices: Sequence[int] | Array) -> Any:
+    """Return a slice where the indices follow each other: a mapped file is then read in one go."""
+    chosen = np.asarray(indices, np.int64)
+    if len(chosen) and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + len(chosen))):
+        return slice(int(chosen[0]), int(chosen[0]) + len(chosen))
+    return chosen
+
+
+def _dtype(array: Array, wanted: str) -> Any:
+    if wanted:
+        return np.dtype(wanted if wanted not in ("bfloat16", "float16") else "float32")
+    if array.dtype.kind == "f" or _is_image(array):
+        return np.dtype(np.float32)
+    return array.dtype
+
+
+def _is_image(array: Array) -> bool:
+    return array.dtype == np.uint8 and array.ndim >= 3
+
+
+def read_data(
+    data: str | os.PathLike[str] | Array | Sequence[Array] | Mapping[str, Array],
+    inputs: Inputs = (),
+    *,
+    names: Sequence[str] = (),
+) -> Data:
+    """Read the samples that a user names, and hold them against what the model takes.
+
+    Parameters
+    ----------
+    data
+        A ``.npy`` or ``.npz`` file (``FILE.npz:NAME,NAME`` for arrays of it), ``random``
+        (``random:3,32,32`` with the shape of a sample, ``random:64x3,32,32`` with their number
+        too, ``;`` between inputs), or arrays.
+    inputs
+        What the model says of its inputs; empty where it does not.
+    names
+        Names of the inputs, where it has any.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file or array, or the model does not take such shapes.
+    ReadError
+        If the file cannot be read.
+
+    Examples
+    --------
+    >>> data = read_data("random:8x3,4,4")
+    >>> len(data), data.arrays[0].shape
+    (8, (8, 3, 4, 4))
+    """
+    if isinstance(data, Data):
+        return _checked(data.arrays, data.source, data.kind, inputs)
+    if isinstance(data, np.ndarray):
+        return _checked((data,), "the given array", "memory", inputs)
+    if isinstance(data, Mapping):
+        chosen = _chosen({str(key): np.asarray(v) for key, v in data.items()}, inputs, names, "")
+        return _checked(chosen, "the given arrays", "memory", inputs)
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        return _checked(tuple(map(np.asarray, data)), "the given arrays", "memory", inputs)
+    text = str(data)
+    spec = _SPEC.fullmatch(text)
+    if spec is not None and not Path(text).exists():
+        return _checked(_random(spec, inputs, text), text, "random", inputs)
+    return _checked(_read(text, inputs, names), text, "file", inputs)
+
+
+# Files.
+
+
+def _read(text: str, inputs: Inputs, names: Sequence[str]) -> tuple[Array, ...]:
+    file, wanted = text, ""
+    if not _exists(file):
+        file, _, wanted = text.rpartition(":")
+        if not file or not wanted or not _exists(file):
+            hint = "--data takes a .npy or .npz file, or random"
+            raise UsageError("no such file", where=text, hint=hint)
+    loaded = _load(file)
+    if isinstance(loaded, np.ndarray):
+        if wanted:
+            raise UsageError(f"holds one array, none is called {wanted!r:.100}", where=file)
+        return (loaded,)
+    if not wanted:
+        return _chosen(loaded, inputs, names, file)
+    for name in wanted.split(","):
+        if name not in loaded:
+            listed = ", ".join(map(repr, list(loaded)[:8]))
+            raise UsageError(f"holds no array {name!r:.100}, but {listed:.300}", where=file)
+    return _taken(loaded, wanted.split(","), file)
+
+
+def _exists(file: str) -> bool:
+    try:
+        return Path(file).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _load(file: str) -> Any:
+    """Array of a ``.npy``, or arrays by name of a ``.npz``, read when they are asked for."""
+    try:
+        with Path(file).open("rb") as stream:
+            head = stream.read(6)
+        if head.startswith(b"PK"):
+            return np.load(file, allow_pickle=False)
+        if head == b"\x93NUMPY":
+            return np.load(file, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise ReadError(f"cannot be read: {error.strerror or error}", where=file) from None
+    except Exception as error:  # noqa: BLE001  (whatever a damaged file makes of NumPy's reader)
+        raise _damaged(file, error) from None
+    hint = "save the samples by numpy.save, or several arrays by numpy.savez"
+    raise UsageError("is no .npy or .npz file", where=file, hint=hint)
+
+
+def _damaged(file: str, error: Exception) -> ReadError | UsageError:
+    text = str(error).partition("\n")[0][:200]
+    if "allow_pickle" in text or "Python objects" in text:
+        hint = "save numbers, in an array of one shape"
+        return UsageError("holds Python objects, which are not unpickled", where=file, hint=hint)
+    return ReadError(f"cannot be read: {text or type(error).__name__}", where=file)
+
+
+def _chosen(
+    loaded: Mapping[str, Array], inputs: Inputs, names: Sequence[str], file: str
+) -> tuple[Array, ...]:
+    """Arrays that are the inputs: by their names, by usual names, or all that are no labels."""
+    keys = list(loaded)
+    known = {key.lower(): key for key in keys}
+    if names and all(name in loaded for name in names):
+        return _taken(loaded, names, file)
+    if _TOKENS[0] in known and len(inputs) <= len(_TOKENS):
+        tokens = [known[name] for name in _TOKENS if name in known]
+        return _taken(loaded, tokens[: len(inputs) or len(tokens)], file)
+    usual = next((known[name] for name in _FEATURES if name in known), None)
+    if usual is not None and len(inputs) <= 1:
+        return _taken(loaded, [usual], file)
+    rest = [key for key in keys if not _LABELS.fullmatch(key)] or keys
+    if len(rest) == max(1, len(inputs)):
+        return _taken(loaded, rest, file)
+    listed = ", ".join(map(repr, keys[:8])) + (" ..." if len(keys) > 8 else "")
+    message = f"holds the arrays {listed:.300}" if keys else "holds no arrays"
+    what = f"the {len(inputs)} inputs" if len(inputs) > 1 else "the input"
+    hint = f"say which are {what} of the model: {file or 'FILE'}:NAME,NAME"
+    raise UsageError(message, where=file, hint=hint)
+
+
+def _taken(loaded: Mapping[str, Array], keys: Sequence[str], file: str) -> tuple[Array, ...]:
+    try:
+        return tuple(loaded[key] for key in keys)
+    except Exception as error:  # noqa: BLE001  (a member is decoded when it is asked for)
+        raise _damaged(file, error) from None
+
+
+# Random numbers.
+
+
+def _random(spec: re.Match[str], inputs: Inputs, text: str) -> tuple[Array, ...]:
+    count, shapes = spec[1], spec[2]
+    number = int(count[:9]) if count else RANDOM_SAMPLES
+    if shapes and not count and "x" in shapes:
+        raise _no_shape(text, "the number of samples comes before the shape")
+    if shapes:
+        wanted = [_numbers(part, text) for part in shapes.split(";")]
+    else:
+        wanted = [_sample_shape(shape) for shape, _ in inputs]
+        number = next((shape[0] for shape, _ in inputs if shape and shape[0]), number)
+    if not wanted:
+        raise _no_shape(text, "the model does not say what it takes")
+    size = number * sum(int(np.prod(shape, dtype=np.float64)) for shape in wanted)
+    if not 0 < size <= _LARGEST_RANDOM:
+        raise UsageError(f"{text!r:.100} makes {size:,} numbers; expected 1 to {_LARGEST_RANDOM:,}")
+    kinds = [dtype for _, dtype in inputs] or ["float32"] * len(wanted)
+    if len(kinds) != len(wanted):
+        message = f"{text!r:.100} has shapes for {len(wanted)} inputs, the model takes {len(kinds)}"
+        raise UsageError(message)
+    random = np.random.default_rng(_SEED)
+    made = []
+    for shape, kind in zip(wanted, kinds, strict=True):
+        if kind.startswith(("int", "uint", "bool")):
+            made.append(random.integers(0, _INTEGERS, (number, *shape)).astype(kind))
+        else:
+            made.append(random.standard_normal((number, *shape), np.float32))
+    return tuple(made)
+
+
+def _numbers(part: str, text: str) -> tuple[int, ...]:
+    words = part.split(",")
+    if not all(word.isdigit() and len(word) < 10 for word in words):
+        raise _no_shape(text, "expected numbers with commas between them")
+    return tuple(map(int, words))
+
+
+def _sample_shape(shape: Sequence[int | None]) -> tuple[int, ...]:
+    rest = shape[1:]
+    if any(extent is None for extent in rest):
+        raise _no_shape("random", f"the model leaves extents of its input {_told(shape)} open")
+    return tuple(extent for extent in rest if extent is not None)
+
+
+def _no_shape(text: str, reason: str) -> UsageError:
+    hint = "give the shape of a sample: random:3,224,224, or with their number random:64x3,224,224"
+    return UsageError(f"{text!r:.100}: {reason}", hint=hint)
+
+
+# Against the model.
+
+
+def _checked(arrays: tuple[Array, ...], source: str, kind: Kind, inputs: Inputs) -> Data:
+    for array in arrays:
+        if array.dtype.kind not in "fiub":
+            raise UsageError(f"expected numbers, found {array.dtype}", where=source)
+        if not array.ndim or not array.size:
+            message = f"expected samples, found an array of shape {_told(array.shape)}"
+            raise UsageError(message, where=source)
+    if not arrays:
+        raise UsageError("expected samples, found none", where=source)
+    lengths = {len(array) for array in arrays}
+    if len(lengths) > 1:
+        message = f"the inputs have different numbers of samples: {sorted(lengths)}"
+        raise UsageError(message, where=source)
+    if inputs and len(inputs) != len(arrays):
+        message = f"the model takes {len(inputs)} inputs, found {len(arrays)}"
+        raise UsageError(message, where=source)
+    for (shape, _), array in zip(inputs, arrays, strict=False):
+        _check_shape(array.shape, shape, source)
+    fixed = next((shape[0] for shape, _ in inputs if shape and shape[0]), None) or 0
+    notes = tuple(_noted(array) for array in arrays if _is_image(array))
+    dtypes = tuple(dtype for _, dtype in inputs)
+    return Data(arrays=arrays, source=source, kind=kind, dtypes=dtypes, batch=fixed, notes=notes)
+
+
+def _noted(array: Array) -> str:
+    return (
+        f"{array.dtype} images are given as they are, 0 to 255: a model that was trained on "
+        "scaled ones needs them scaled"
+    )
+
+
+def _check_shape(found: tuple[int, ...], wanted: Sequence[int | None], source: str) -> None:
+    """Compare the shape of the samples with what the model takes; open extents fit anything."""
+    if not wanted:
+        return
+    rest, sample = tuple(wanted[1:]), found[1:]
+    if _fits(sample, rest):
+        return
+    hint = ""
+    if _fits(found, rest):
+        hint = "one sample needs a dimension for the number of samples: x[None]"
+    elif len(sample) == len(rest) and len(rest) > 1:
+        if _fits((*sample[1:], sample[0]), rest):
+            hint = "the channels are first, the model takes them last: np.moveaxis(x, 1, -1)"
+        elif _fits((sample[-1], *sample[:-1]), rest):
+            hint = "the channels are last, the model takes them first: np.moveaxis(x, -1, 1)"
+    message = f"expected samples of shape {_told(rest)}, found {_told(sample)}"
+    raise UsageError(message, where=source, hint=hint)
+
+
+def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(
+        want is None or have == want for have, want in zip(shape, wanted, strict=True)
+    )
+
+
+def _told(shape: Sequence[int | None]) -> str:
+    """Shape as a user reads it.
+
+    Examples
+    --------
+    >>> _told((None, 3, 32)), _told((8,))
+    ('(any, 3, 32)', '(8,)')
+    """
+    words = ["any" if extent is None else str(extent) for extent in shape]
+    return f"({', '.join(words)}{',' if len(words) == 1 else ''})"

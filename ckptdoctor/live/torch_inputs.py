@@ -1,0 +1,44 @@
+"""What a PyTorch module states about its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["stated_inputs"]
+
+Stated = Sequence[tuple[tuple[int | None, ...], str]]
+
+
+def stated_inputs(module: nn.Module) -> Stated:
+    """Shapes and dtypes of the inputs as Lightning, transformers and timm state them; else empty."""
+    from .torch_values import tensors_in  # noqa: PLC0415
+
+    example = getattr(module, "example_input_array", None)
+    if example is None:
+        example = _only_input(module)
+    if example is not None:
+        return [
+            ((None, *tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
+            for tensor in tensors_in(example)
+            if tensor.dim()
+        ]
+    for holder in ("pretrained_cfg", "default_cfg"):
+        config = getattr(module, holder, None)
+        size = config.get("input_size") if isinstance(config, Mapping) else None
+        if isinstance(size, tuple | list) and size and all(isinstance(n, int) for n in size):
+            return [((None, *size), "float32")]
+    return []
+
+
+def _only_input(module: nn.Module) -> Any:
+    """``dummy_inputs`` of a transformers model that needs no more than its main one."""
+    try:
+        stated = getattr(module, "dummy_inputs", None)
+    except Exception:  # noqa: BLE001  (a property of the user's class may fail as it likes)
+        return None
+    main = getattr(module, "main_input_name", None)
+    return stated[main] if isinstance(stated, Mapping) and list(stated) == [main] else None

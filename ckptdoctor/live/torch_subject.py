@@ -1,0 +1,278 @@
+"""A live PyTorch module as a subject: run by hooks, in inference mode, with nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UsageError
+from .subject import Arrays, NormLayer, Observer, Statistics
+from .torch_calls import Calls, Kind
+from .torch_hooks import hooked, kind_of, watched
+from .torch_norms import norm_of
+from .torch_values import floats_of, rounded, shapes_of, to_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from torch import nn
+
+    from ..tensors import TensorTable
+
+__all__ = ["TorchSubject", "require_module", "require_torch", "unwrapped"]
+
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+}
+"""Classes around the user's module, and where they keep it."""
+
+
+def require_torch() -> Any:
+    """Return torch.
+
+    Raises
+    ------
+    UsageError
+        If it is not installed.
+    """
+    try:
+        import torch  # noqa: PLC0415
+    except ImportError:
+        hint = "pip install 'ckptdoctor[torch]'"
+        raise UsageError("needs torch, which is not installed", hint=hint) from None
+    return torch
+
+
+def require_module(module: object) -> Any:
+    """Return torch, of which this is a module.
+
+    Raises
+    ------
+    UsageError
+        If torch is not installed, or it is something else.
+    """
+    torch = require_torch()
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"expected a torch.nn.Module, found {type(module).__name__}")
+    return torch
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the user's module without what `torch.compile` and data parallelism put around it."""
+    while (held := _WRAPPERS.get(type(module).__name__)) is not None:
+        inner = getattr(module, held, None)
+        if inner is None:
+            break
+        module = inner
+    return module
+
+
+class TorchSubject:
+    """Any `torch.nn.Module`; see `ckptdoctor.live.subject.Subject`.
+
+    Layers are called as `named_modules` calls them, a module under several names by its first;
+    the model itself is the empty name.  Compiled modules run as they were written.  What a model's
+    own forward writes in inference mode (a cache, a counter) is as after any other call.
+
+    Parameters
+    ----------
+    module
+        The model, with weights.
+
+    Raises
+    ------
+    UsageError
+        If torch is not installed, this is no module, or it has no values yet.
+    """
+
+    framework = "torch"
+    notes: tuple[str, ...] = ()
+    """What cannot be told of this model, and why: sentences for the user."""
+
+    def __init__(self, module: nn.Module) -> None:
+        require_module(module)
+        self.module = unwrapped(module)
+        _check_values(self.module)
+
+    @cached_property
+    def norms(self) -> Mapping[str, NormLayer]:
+        """BatchNorms with running statistics, recognised by what they hold, not by their class."""
+        found = ((name, norm_of(name, each)) for name, each in self._named.items())
+        return {name: norm for name, norm in found if norm is not None}
+
+    def inputs(self) -> Sequence[tuple[tuple[int | None, ...], str]]:
+        """Shapes and dtypes of the inputs, where the module states them."""
+        from .torch_inputs import stated_inputs  # noqa: PLC0415
+
+        return stated_inputs(self.module)
+
+    def statistics(self, name: str) -> Statistics:
+        """Copy of what a BatchNorm holds, in float64."""
+        held = self._norm(name)
+        return Statistics(_float64(held.running_mean), _float64(held.running_var))
+
+    def set_statistics(self, name: str, statistics: Statistics) -> None:
+        """Write statistics into a BatchNorm's own buffers."""
+        import torch  # noqa: PLC0415
+
+        held = self._norm(name)
+        for part, values in zip((held.running_mean, held.running_var), statistics, strict=True):
+            new = torch.tensor(np.asarray(values, np.float64))
+            if new.shape != part.shape:
+                message = f"expected {part.numel()} channels for {name!r}, found {new.numel()}"
+                raise UsageError(message)
+            with torch.inference_mode(mode=part.is_inference()), torch.no_grad():
+                part.copy_(new)
+
+    def run(
+        self,
+        batch: Sequence[Any],
+        observer: Observer | None = None,
+        *,
+        only: Collection[str] | None = None,
+        rounding: str = "",
+    ) -> Arrays:
+        """Run the model on one batch; with ``rounding``, every layer's inputs and outputs are rounded.
+
+        A mapping in place of the batch gives inputs by keyword.
+        """
+        import torch  # noqa: PLC0415
+
+        narrow = _narrow(rounding)
+        device, dtype = self.place
+        inputs: Any
+        if isinstance(batch, Mapping):
+            inputs = to_tensors(batch, device, dtype)
+        else:
+            inputs = tuple(to_tensors(each, device, dtype) for each in batch)
+        if narrow is not None:
+            inputs = rounded(inputs, narrow)
+        calls = Calls(self.kinds, observer, only, narrow)
+        with ExitStack() as stack:
+            stack.enter_context(_evaluating(self.module))
+            stack.enter_context(_eagerly(self.module))
+            stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
+            stack.enter_context(torch.no_grad())
+            try:
+                outputs = self._called(inputs, calls)
+            except Exception as error:
+                raise calls.reason(error, shapes_of(inputs)) from error
+        calls.check()
+        return floats_of(outputs)
+
+    def table(self) -> TensorTable:
+        """Tensors of the model as a table over live memory, without a copy."""
+        from .torch_table import module_table  # noqa: PLC0415
+
+        return module_table(self.module)
+
+    @cached_property
+    def _named(self) -> Mapping[str, nn.Module]:
+        return dict(self.module.named_modules())
+
+    @cached_property
+    def kinds(self) -> Mapping[str, Kind]:
+        """Layers that a run can tell of, by name."""
+        return {name: kind_of(each) for name, each in watched(self.module).items()}
+
+    def _called(self, inputs: Any, calls: Calls) -> Any:
+        """Run the model and have every call told."""
+        with hooked(watched(self.module), calls):
+            if isinstance(inputs, Mapping):
+                return self.module(**inputs)
+            return self.module(*inputs)
+
+    @property
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Device and floating-point type that inputs are given in: those of the first weights."""
+        import torch  # noqa: PLC0415
+
+        held = [t for t in _values(self.module) if t.device.type != "meta"]
+        usual = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        dtype = next((t.dtype for t in held if t.dtype in usual), torch.float32)
+        return (held[0].device if held else torch.device("cpu")), dtype
+
+    def _norm(self, name: str) -> Any:
+        if name not in self.norms:
+            raise UsageError(f"no BatchNorm with running statistics is called {name!r:.200}")
+        return self._named[name]
+
+
+def _values(module: nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _check_values(module: nn.Module) -> None:
+    from torch.nn.parameter import is_lazy  # noqa: PLC0415
+
+    offloaded = any(hasattr(each, "_hf_hook") for each in module.modules())
+    for name, held in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(held):
+            hint = "run the model once on data first"
+            raise UsageError(f"{name!r} of the model has no shape yet", hint=hint)
+        if held.device.type == "meta" and not offloaded:
+            hint = "give it weights first"
+            raise UsageError(f"{name!r} of the model is on the meta device: no values", hint=hint)
+
+
+def _float64(values: torch.Tensor) -> Any:
+    import torch  # noqa: PLC0415
+
+    return values.detach().to("cpu", torch.float64).numpy(force=True).copy()
+
+
+def _narrow(rounding: str) -> Any:
+    import torch  # noqa: PLC0415
+
+    if not rounding:
+        return None
+    if rounding not in ("float16", "bfloat16"):
+        raise UsageError(f"expected rounding to be float16 or bfloat16, found {rounding!r:.100}")
+    return getattr(torch, rounding)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Inference mode for the time being, flag by flag.
+
+    ``eval()`` and ``train()`` are not called: some classes override them to merge weights, or to
+    keep a part frozen, and then one does not undo the other.
+    """
+    training = [each for each in module.modules() if getattr(each, "training", False)]
+    try:
+        for each in training:
+            each.training = False
+        yield
+    finally:
+        for each in training:
+            each.training = True
+
+
+@contextmanager
+def _eagerly(module: nn.Module) -> Iterator[None]:
+    """Compiled code, in which no hook is called, is left aside; so are fused transformer layers."""
+    import torch  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        if any(_is_compiled(each) for each in module.modules()) and hasattr(
+            torch.compiler, "set_stance"
+        ):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        mha = getattr(torch.backends, "mha", None)
+        if mha is not None and mha.get_fastpath_enabled():
+            mha.set_fastpath_enabled(False)
+            stack.callback(mha.set_fastpath_enabled, True)
+        yield
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    called = getattr(module, "_compiled_call_impl", None)
+    return called is not None or type(module).__name__ == "OptimizedModule"

@@ -1,0 +1,222 @@
+"""Verbs on live models: diagnose their parameters, recompute their BatchNorm statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .api import settings_from
+from .errors import UsageError
+from .examination import examined
+from .live.opening import subject_of
+from .live.subject import Statistics, Subject
+from .recalibration.choice import FEWEST, Reach, Recalibration, recalibrated
+from .remedies import Orders, Patient
+from .remedies.ailments import ailments_of
+from .results import CastTo, Exemption, Purpose, Report, Wishes
+from .rules.base import Context
+from .selection import check_wishes
+from .tensors import Array, TensorTable
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["diagnose_model", "diagnose_module", "recalibrate"]
+
+
+def diagnose_module(
+    module: Any,
+    *,
+    purpose: Purpose | None = None,
+    select: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
+    tensors: Sequence[str] = (),
+    cast_to: CastTo | None = None,
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
+    exempt: Sequence[Exemption] = (),
+    config: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Judge the live parameters and buffers of a PyTorch module, by the rules for files.
+
+    Nothing is copied: values are read from the module's memory in blocks, from a device in chunks.
+
+    Parameters
+    ----------
+    module
+        A ``torch.nn.Module``.
+    purpose, select, ignore, tensors, cast_to, thresholds, exempt, config
+        As in `ckptdoctor.inspect`.
+
+    Returns
+    -------
+    Report
+        As `ckptdoctor.inspect` gives it of the file that ``torch.save`` would write, but that the
+        layers' own epsilons are known.
+
+    Raises
+    ------
+    UsageError
+        If torch is not installed, this is no module, or an argument names nothing.
+    """
+    from .live.torch_table import module_table  # noqa: PLC0415
+
+    wishes = settings_from(config).wishes(
+        purpose=purpose, select=select, ignore=ignore, tensors=tensors, cast_to=cast_to or "",
+        thresholds=thresholds, exempt=exempt,
+    )  # fmt: skip
+    return _diagnosed(module_table(module), wishes)
+
+
+def diagnose_model(
+    model: Any,
+    *,
+    purpose: Purpose | None = None,
+    select: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
+    tensors: Sequence[str] = (),
+    cast_to: CastTo | None = None,
+    thresholds: Mapping[str, Mapping[str, float]] | None = None,
+    exempt: Sequence[Exemption] = (),
+    config: str | os.PathLike[str] | None = None,
+) -> Report:
+    """Judge the live variables of a Keras model, and those of its optimizer, by the rules for files.
+
+    Parameters
+    ----------
+    model
+        A ``keras.Model``, built.
+    purpose, select, ignore, tensors, cast_to, thresholds, exempt, config
+        As in `ckptdoctor.inspect`.
+
+    Returns
+    -------
+    Report
+        As `ckptdoctor.inspect` gives it of the saved model.
+
+    Raises
+    ------
+    UsageError
+        If this is no Keras model, or an argument names nothing.
+    """
+    from .live.keras_table import model_table  # noqa: PLC0415
+
+    wishes = settings_from(config).wishes(
+        purpose=purpose, select=select, ignore=ignore, tensors=tensors, cast_to=cast_to or "",
+        thresholds=thresholds, exempt=exempt,
+    )  # fmt: skip
+    return _diagnosed(model_table(model), wishes)
+
+
+def recalibrate(
+    model: Any,
+    batches: Iterable[Any],
+    *,
+    reach: Reach | None = None,
+    force: bool = False,
+    batch_size: int = 64,
+) -> Recalibration:
+    """Recompute the running statistics of a live model's broken BatchNorms, in place.
+
+    Parameters
+    ----------
+    model
+        A ``torch.nn.Module`` or a ``keras.Model``.  Its mode, and all but the statistics that are
+        recomputed, stay as they are.
+    batches
+        Training inputs: batches as a loader gives them (of a tuple or list the first entries, as
+        many as the model has inputs), or an array of samples.
+    reach
+        ``broken`` or ``all``; by default what agrees better with training mode on held-back samples.
+    force
+        Accept fewer than 16 samples.
+    batch_size
+        Samples that are run together.
+
+    Returns
+    -------
+    Recalibration
+        What was compared and taken; ``reach`` is ``none`` where the model's statistics agree with
+        the data, and nothing was changed.
+
+    Raises
+    ------
+    UsageError
+        If there are too few samples, the model does not take them, or outputs are not finite with
+        any statistics.
+
+    Examples
+    --------
+    >>> ckptdoctor.recalibrate(model, train_loader)  # doctest: +SKIP
+    """
+    subject = subject_of(model, "the given model")
+    inputs = _samples(batches, max(1, len(subject.inputs())))
+    made = recalibrated(
+        subject, inputs, _broken(subject), reach=reach, batch_size=batch_size, force=force
+    )
+    for name, statistics in made.statistics.items():
+        subject.set_statistics(name, statistics)
+    return made
+
+
+def _diagnosed(table: TensorTable, wishes: Wishes) -> Report:
+    check_wishes(wishes)
+    with table:
+        return examined(table.path, table, wishes)[1]
+
+
+def _broken(subject: Subject) -> dict[str, Statistics]:
+    """Broken channels by BatchNorm, as the rules find them."""
+    with subject.table() as table:
+        measured, report = examined(table.path, table, Wishes())
+        patient = Patient(
+            ctx=Context(table, measured.stats),
+            findings=report.findings,
+            orders=Orders(recalibrate="it"),
+        )
+        with np.errstate(all="ignore"):
+            sick = ailments_of(patient)
+    places = {norm.mean: (norm, "mean") for norm in subject.norms.values()}
+    places |= {norm.var: (norm, "var") for norm in subject.norms.values()}
+    masks: dict[str, Statistics] = {}
+    for ailment in sick:
+        if ailment.info.name not in places:
+            continue
+        norm, part = places[ailment.info.name]
+        if norm.name not in masks:
+            none = np.zeros(norm.channels, bool)
+            masks[norm.name] = Statistics(none, none.copy())
+        getattr(masks[norm.name], part)[ailment.bad] = True
+    return masks
+
+
+def _samples(batches: Iterable[Any], count: int) -> list[Array]:
+    """One array per input of the model."""
+    if hasattr(batches, "shape"):
+        return [_array(batches)]
+    columns: list[list[Array]] = [[] for _ in range(count)]
+    for batch in batches:
+        given = batch if isinstance(batch, tuple | list) else (batch,)
+        if isinstance(batch, Mapping):
+            given = tuple(batch.values())
+        if len(given) < count:
+            message = f"expected batches of {count} inputs, found one of {len(given)}"
+            raise UsageError(message)
+        for column, values in zip(columns, given, strict=False):
+            column.append(_array(values))
+    if not columns[0]:
+        raise UsageError(f"expected at least {FEWEST} samples, found none")
+    return [np.concatenate(column) for column in columns]
+
+
+def _array(values: Any) -> Array:
+    """Values of a tensor of any framework, on any device."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if str(values.dtype) == "torch.bfloat16":
+            values = values.float()
+    found = np.asarray(values)
+    if found.dtype in (np.float64, np.float16):
+        return found.astype(np.float32)
+    return found

@@ -1,0 +1,93 @@
+"""Running statistics of chosen channels, recomputed over batches with everything else frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import UsageError
+from ..live.batch_statistics import BatchStatistics
+from ..live.subject import Statistics, Subject
+
+if TYPE_CHECKING:
+    from ..tensors import Array
+
+__all__ = ["Batches", "Channels", "Told", "estimate", "every_channel", "merged"]
+
+Batches = Sequence[Sequence["Array"]]
+"""One sequence per batch, with one array per input of the model."""
+Channels = Mapping[str, Statistics]
+"""BatchNorms by name, with boolean masks: which means and which variances."""
+Told = Callable[[int], None]
+"""Called after each batch with its samples."""
+
+
+def every_channel(subject: Subject) -> Channels:
+    """Choose all channels of all BatchNorms."""
+    return {
+        name: Statistics(np.ones(norm.channels, bool), np.ones(norm.channels, bool))
+        for name, norm in subject.norms.items()
+    }
+
+
+def estimate(
+    subject: Subject, channels: Channels, batches: Batches, told: Told | None = None
+) -> dict[str, Statistics]:
+    """Recompute statistics as the framework would store them, over all batches together.
+
+    While a batch runs, chosen channels normalise by the batch itself, which is what training does,
+    so that broken statistics reach nothing downstream.  Moments are pooled over the batches: the
+    mean, and the variance around it, of all their samples as one (the population estimator of
+    Ioffe and Szegedy 2015, algorithm 2).
+
+    Parameters
+    ----------
+    subject
+        Not changed.
+    channels
+        Of which BatchNorms and channels.
+    batches
+        Samples.
+    told
+        Of progress.
+
+    Returns
+    -------
+    dict
+        Statistics of whole layers: in channels that were not chosen, what the model holds.
+
+    Raises
+    ------
+    UsageError
+        If a BatchNorm is not called on these data, or its input is not finite even so.
+    """
+    with BatchStatistics(subject, channels, channels) as observer:
+        for batch in batches:
+            subject.run(batch, observer, only=observer.names)
+            if told is not None:
+                told(len(batch[0]))
+        found = {name: observer.pooled(name) for name in channels}
+    made: dict[str, Statistics] = {}
+    for name, (count, pooled) in found.items():
+        if observer.nonfinite.get(name):
+            raise UsageError(
+                f"the input of {name!r:.100} is not finite in training mode either: no statistics "
+                "of BatchNorm are to blame",
+                hint="ckptdoctor probe shows the first layer that goes wrong",
+            )
+        if count < 2:
+            reason = "is not called on these data" if not count else "sees one value per channel"
+            raise UsageError(f"{name!r:.100} {reason}: there is nothing to recompute it from")
+        share = count / (count - 1) if subject.norms[name].unbiased else 1.0
+        new = Statistics(pooled.mean, pooled.var * share)
+        made[name] = merged(channels[name], new, subject.statistics(name))
+    return made
+
+
+def merged(chosen: Statistics, new: Statistics, own: Statistics) -> Statistics:
+    """Take the chosen channels of ``new``, the others of ``own``."""
+    return Statistics(
+        np.where(chosen.mean, new.mean, own.mean), np.where(chosen.var, new.var, own.var)
+    )
