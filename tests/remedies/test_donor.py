@@ -14,12 +14,12 @@ import pytest
 from ckptdoctor.api import open_checkpoint
 from ckptdoctor.edits import Edit, Refusal, Remark
 from ckptdoctor.errors import ChangedError, CkptDoctorError, UsageError
+from ckptdoctor.matching import Match
 from ckptdoctor.remedies import kinship
 from ckptdoctor.remedies.donor import FromDonor
 from ckptdoctor.remedies.donor_file import Donor
 from ckptdoctor.remedies.kinship import FEWEST, NEAR, OTHER_RUN, facts_of, warnings_of
 from ckptdoctor.remedies.likeness import Likeness
-from ckptdoctor.remedies.matching import Match
 
 PARTS = ("running_mean", "running_var", "weight", "bias")
 

@@ -1,0 +1,251 @@
+"""``--recalibrate``: from a file and a model to a file whose statistics fit the data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from live.numpy_subject import classifier, samples
+from safetensors.numpy import load_file, save_file
+
+import ckptdoctor
+from ckptdoctor.cli import run
+from ckptdoctor.errors import UsageError
+
+MODEL = """\
+from live.numpy_subject import Dense, BatchNorm, NumpySubject, relu
+
+
+class Model(NumpySubject):
+    def load(self, table):
+        from ckptdoctor.live.loaded import Loaded
+
+        for name in table:
+            layer, _, key = name.rpartition(".")
+            self.layers[layer].tensors[key] = table.read(name).astype("float32")
+        return Loaded(pairs={name: name for name in table})
+
+
+def build():
+    return Model(
+        Dense("fc1", 6, 16), BatchNorm("bn1", 16), relu("relu1"), Dense("fc2", 16, 16),
+        BatchNorm("bn2", 16), relu("relu2"), Dense("head", 16, 4),
+    )
+"""
+PARTS = {"gamma": "weight", "beta": "bias"}
+
+
+def stored(subject):
+    """Tensors with torch's names."""
+    return {
+        f"{layer}.{PARTS.get(key, key)}": value
+        for layer, held in subject.layers.items()
+        for key, value in held.tensors.items()
+    }
+
+
+@pytest.fixture
+def ward(tmp_path, monkeypatch):
+    """A folder with a model's code, samples and a healthy file."""
+    monkeypatch.chdir(tmp_path)
+    text = MODEL.replace(
+        'layer, _, key = name.rpartition(".")',
+        'layer, _, key = name.rpartition(".")\n'
+        '            if layer.startswith("bn"):\n'
+        '                key = {"weight": "gamma", "bias": "beta"}.get(key, key)',
+    )
+    (tmp_path / "model.py").write_text(text)
+    np.save("x.npy", samples(128))
+    save_file(stored(classifier()), "healthy.safetensors")
+    return tmp_path
+
+
+def broken(**changes):
+    held = load_file("healthy.safetensors")
+    for key, value in changes.items():
+        name = key.replace("__", ".")
+        held[name] = np.full_like(held[name], value) if np.isscalar(value) else value
+    save_file(held, "broken.safetensors")
+    return held
+
+
+def repair(path="broken.safetensors", **options):
+    options = {"recalibrate": "model.py:build", "data": "x.npy", **options}
+    return ckptdoctor.repair(path, "out.safetensors", **options)
+
+
+def changed(before):
+    after = load_file("out.safetensors")
+    return {
+        name for name in before if not np.array_equal(before[name], after[name], equal_nan=True)
+    }
+
+
+NAN = float("nan")
+
+
+class TestBrokenOnly:
+    def test_statistics_are_those_of_the_data_and_nothing_else_changes(self, ward):
+        before = broken(bn1__running_mean=NAN, bn1__running_var=NAN)
+        outcome = repair()
+        assert outcome.done
+        assert changed(before) == {"bn1.running_mean", "bn1.running_var"}
+        inputs = samples(128) @ before["fc1.weight"] + before["fc1.bias"]
+        after = load_file("out.safetensors")
+        np.testing.assert_allclose(after["bn1.running_mean"], inputs.mean(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(after["bn1.running_var"], inputs.var(0), rtol=1e-4)
+
+    def test_healthy_channels_of_a_broken_layer_stay(self, ward):
+        mean, var = (load_file("healthy.safetensors")[f"bn1.running_{p}"] for p in ("mean", "var"))
+        mean[5] = var[5] = NAN
+        before = broken(bn1__running_mean=mean, bn1__running_var=var)
+        assert repair().done
+        after = load_file("out.safetensors")
+        for name in ("bn1.running_mean", "bn1.running_var"):
+            assert np.flatnonzero(before[name] != after[name]).tolist() == [5]
+
+    def test_whole_layers_where_that_is_asked_for(self, ward):
+        var = load_file("healthy.safetensors")["bn1.running_var"]
+        var[5] = NAN
+        before = broken(bn1__running_var=var)
+        assert repair(bn_scope="layers").done
+        after = load_file("out.safetensors")
+        assert (before["bn1.running_var"] != after["bn1.running_var"]).all()
+        assert (before["bn1.running_mean"] != after["bn1.running_mean"]).all()
+
+    def test_finding_is_cured(self, ward):
+        broken(bn1__running_mean=NAN, bn1__running_var=NAN)
+        outcome = repair()
+        assert outcome.before.verdict.serve == "unfit"
+        assert outcome.after.verdict.serve == "fit"
+        assert {finding.code for finding in outcome.cured} == {"BN001"}
+
+    def test_report_says_what_was_compared_and_taken(self, ward):
+        broken(bn1__running_mean=NAN, bn1__running_var=NAN)
+        facts = repair().recalibration
+        assert facts[0] == "ran the code of model.py to make the model"
+        assert facts[1] == "128 samples of x.npy, 32 held back to compare on"
+        assert facts[2] == "as it is, against training mode: outputs not finite"
+        assert facts[3].startswith("broken channels only, against training mode: ")
+        assert facts[3].endswith("  <- taken")
+        assert facts[4].startswith("all BatchNorms, against training mode: ")
+
+
+class TestAll:
+    def test_damage_beyond_the_broken_layer(self, ward):
+        own = load_file("healthy.safetensors")["bn2.running_var"]
+        before = broken(bn1__running_mean=NAN, bn1__running_var=NAN, bn2__running_var=own * 25)
+        outcome = repair()
+        assert changed(before) == {
+            f"bn{i}.running_{part}" for i in (1, 2) for part in ("mean", "var")
+        }
+        assert any("beyond the broken layers" in text for text in outcome.plan.warnings)
+
+    def test_where_that_is_asked_for(self, ward):
+        before = broken(bn1__running_var=NAN)
+        outcome = repair(bn_scope="all")
+        assert len(changed(before)) == 4
+        assert outcome.recalibration[1:] == ("128 samples of x.npy",)
+
+
+class TestNothing:
+    def test_healthy_file_stays_byte_for_byte(self, ward):
+        outcome = repair("healthy.safetensors")
+        assert outcome.done
+        assert outcome.written.identical
+
+    def test_what_the_data_confirm_stays(self, ward):
+        """A first BatchNorm of huge variance is only suspected: the inputs may be that large."""
+        held = load_file("healthy.safetensors")
+        scale = np.float32(1e4)
+        np.save("x.npy", samples(128) * scale)
+        held["bn1.running_mean"] *= scale
+        held["bn1.running_var"] *= scale**2
+        save_file(held, "broken.safetensors")
+        outcome = repair()
+        assert "BN003" in {finding.code for finding in outcome.before.findings}
+        assert outcome.done
+        assert outcome.written.identical
+        assert "agree with these data" in outcome.plan.refusals[0].reason
+
+
+class TestLimits:
+    def test_channel_constant_on_the_data_gets_variance_one(self, ward):
+        kernel = load_file("healthy.safetensors")["fc1.weight"]
+        kernel[:, 3] = 0
+        broken(fc1__weight=kernel, bn1__running_mean=NAN, bn1__running_var=NAN)
+        assert repair().done
+        assert load_file("out.safetensors")["bn1.running_var"][3] == 1
+
+    def test_float16_that_a_variance_does_not_fit_into_is_refused(self, ward):
+        held = load_file("healthy.safetensors")
+        np.save("x.npy", samples(128) * 1e4)
+        held["bn1.running_mean"] = np.full(16, NAN, np.float16)
+        held["bn1.running_var"] = np.full(16, NAN, np.float16)
+        save_file(held, "broken.safetensors")
+        outcome = repair()
+        assert not outcome.done
+        assert "16 of 16 channels do not fit into float16" in {
+            refusal.reason for refusal in outcome.plan.refusals
+        }
+
+    def test_layer_that_the_model_lacks_is_refused(self, ward):
+        held = load_file("healthy.safetensors")
+        held |= {f"old.{name}": value for name, value in held.items() if name.startswith("bn1")}
+        held["old.bn1.running_var"] = np.full(16, NAN, np.float32)
+        save_file(held, "broken.safetensors")
+        text = (ward / "model.py").read_text()
+        text = text.replace(
+            "for name in table:",
+            "for name in table:\n            if 'old' in name:\n                continue",
+        )
+        text = text.replace(
+            "name: name for name in table", "name: name for name in table if 'old' not in name"
+        )
+        (ward / "model.py").write_text(text)
+        outcome = repair()
+        assert not outcome.done
+        assert outcome.plan.refusals[0].reason == "no BatchNorm of model.py:build is its partner"
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"data": None}, "--recalibrate needs samples"),
+            ({"recalibrate": None}, "--data has no effect with no --recalibrate"),
+            ({"data": "random:64x6"}, "statistics of random numbers"),
+            ({"donor": "healthy.safetensors"}, "--recalibrate and --donor do not go together"),
+            ({"bn_reset": True}, "--recalibrate and --bn-reset do not go together"),
+            ({"bn_silence": True}, "--recalibrate and --bn-silence do not go together"),
+            ({"reinit": ["head.weight"]}, "--recalibrate and --reinit do not go together"),
+            ({"recalibrate": "nothing.py:build"}, "no such file"),
+            ({"data": "nothing.npy"}, "no such file"),
+        ],
+        ids=lambda value: str(value) if isinstance(value, dict) else "",
+    )
+    def test_what_cannot_be_done_is_said_and_nothing_written(self, ward, options, message):
+        broken(bn1__running_var=NAN)
+        with pytest.raises(UsageError, match=message):
+            repair(**options)
+        assert not (ward / "out.safetensors").exists()
+
+    def test_few_samples_are_refused_unless_forced(self, ward):
+        broken(bn1__running_var=NAN)
+        np.save("x.npy", samples(12))
+        with pytest.raises(UsageError, match="at least 16 samples, found 12"):
+            repair()
+        outcome = repair(force=True)
+        assert "12 samples are few" in outcome.plan.warnings[0]
+
+    def test_command_line(self, ward, capsys):
+        broken(bn1__running_mean=NAN, bn1__running_var=NAN)
+        words = "repair broken.safetensors -o out.safetensors --recalibrate model.py:build"
+        assert run([*words.split(), "--data", "x.npy"]) == 0
+        assert "<- taken" in capsys.readouterr().out
+
+    def test_plan_is_the_same_repair(self, ward):
+        broken(bn1__running_mean=NAN, bn1__running_var=NAN)
+        repair(write_plan="plan.json")
+        direct = (ward / "out.safetensors").read_bytes()
+        ckptdoctor.repair("broken.safetensors", "planned.safetensors", from_plan="plan.json")
+        assert (ward / "planned.safetensors").read_bytes() == direct
