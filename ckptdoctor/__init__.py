@@ -28,14 +28,23 @@ if TYPE_CHECKING:
         InternalError,
         ReadError,
         TruncatedError,
+        UncheckedCheckpointError,
+        UnfitCheckpointError,
         UnknownFormatError,
         UnsupportedError,
         UsageError,
         WriteError,
     )
     from .findings import Finding, Severity
+    from .guards.saving import Saved, guarded_save
+    from .living import diagnose_model, diagnose_module, recalibrate
     from .outcome import Outcome
+    from .probing.probe import probe
+    from .probing.results import ProbeReport
+    from .recalibration.choice import Recalibration
     from .results import Diagnosis, Exemption, Report, Summary, Verdict
+    from .serving.cache import VerdictCache
+    from .serving.gate import apreflight, preflight
     from .tensors import TensorInfo, TensorTable
 
 __all__ = [
@@ -48,29 +57,49 @@ __all__ = [
     "FormatError",
     "InternalError",
     "Outcome",
+    "ProbeReport",
     "ReadError",
+    "Recalibration",
     "RepairPlan",
     "Report",
+    "Saved",
     "Severity",
     "Summary",
     "TensorInfo",
     "TensorTable",
     "TruncatedError",
+    "UncheckedCheckpointError",
+    "UnfitCheckpointError",
     "UnknownFormatError",
     "UnsupportedError",
     "UsageError",
     "Verdict",
+    "VerdictCache",
     "WriteError",
     "__version__",
+    "apreflight",
+    "diagnose_model",
+    "diagnose_module",
+    "guarded_save",
     "inspect",
     "open_checkpoint",
+    "preflight",
+    "probe",
+    "recalibrate",
     "repair",
 ]
 
 _HOMES = {
     "api": ("inspect", "open_checkpoint", "repair"),
     "edits": ("RepairPlan",),
+    "guards.saving": ("Saved", "guarded_save"),
+    "living": ("diagnose_model", "diagnose_module", "recalibrate"),
     "outcome": ("Outcome",),
+    "probing.probe": ("probe",),
+    "probing.results": ("ProbeReport",),
+    "recalibration.choice": ("Recalibration",),
+    "serving.cache": ("VerdictCache",),
+    "serving.gate": ("apreflight", "preflight"),
     "findings": ("Finding", "Severity"),
     "results": ("Diagnosis", "Exemption", "Report", "Summary", "Verdict"),
     "tensors": ("TensorInfo", "TensorTable"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from . import options
 from ._version import __version__
-from .commands.wishes import InspectWish, ListingWish, RepairWish
+from .commands.wishes import InspectWish, ListingWish, PreflightWish, ProbeWish, RepairWish
 from .errors import CkptDoctorError, UsageError
 from .exits import BUG, INTERRUPTED, UNCHECKED, USAGE
 from .report import FORMATS
@@ -144,6 +144,80 @@ def _repair(
     )
 
 
+@app.command("preflight", epilog=options.PREFLIGHT_EXAMPLES)
+def _preflight(
+    paths: Annotated[list[str], options.PATHS],
+    purpose: Annotated[Purpose, options.PREFLIGHT["purpose"]] = "serve",
+    weights: Annotated[Weights | None, options.WEIGHTS] = None,
+    cast_to: Annotated[CastTo | None, options.CAST_TO] = None,
+    expect_sha256: Annotated[str | None, options.PREFLIGHT["expect_sha256"]] = None,
+    expect_keys: Annotated[str | None, options.PREFLIGHT["expect_keys"]] = None,
+    cache: Annotated[str | None, options.PREFLIGHT["cache"]] = None,
+    cache_key: Annotated[Literal["stat", "content"], options.PREFLIGHT["cache_key"]] = "stat",
+    allow_unsafe_load: Annotated[bool, options.PREFLIGHT["allow_unsafe_load"]] = False,
+    fail_on: Annotated[FailOn | None, options.FAIL_ON] = None,
+    format: Annotated[Format, options.FORMAT] = "text",
+    report: Annotated[list[str] | None, options.REPORT] = None,
+    config: Annotated[str | None, options.CONFIG] = None,
+    trust_hdf5: Annotated[bool, options.TRUST] = False,
+    quiet: Annotated[bool, options.PREFLIGHT["quiet"]] = False,
+    color: Annotated[options.Color, options.COLOR] = "auto",
+    debug: Annotated[bool, options.DEBUG] = False,
+) -> PreflightWish:
+    """Say in one line whether a checkpoint may be loaded; for containers and start scripts."""
+    given = {
+        "purpose": purpose, "weights": weights, "cast_to": cast_to, "trust_hdf5": trust_hdf5
+    }  # fmt: skip
+    return PreflightWish(
+        paths=paths,
+        given=given,
+        config=config,
+        fail_on=fail_on,
+        expect_sha256=expect_sha256,
+        expect_keys=expect_keys,
+        cache=cache,
+        cache_key=cache_key,
+        allow_unsafe_load=allow_unsafe_load,
+        format=format,
+        reports=[_destination(text) for text in report or ()],
+        debug=debug,
+        quiet=quiet,
+        color=color,
+    )
+
+
+@app.command("probe", epilog=options.PROBE_EXAMPLES)
+def _probe(
+    model: Annotated[str, options.PROBE["model"]],
+    weights_file: Annotated[str | None, options.PROBE["weights_file"]] = None,
+    data: Annotated[str, options.PROBE["data"]] = "random",
+    samples: Annotated[int, options.PROBE["samples"]] = 256,
+    batch_size: Annotated[int, options.PROBE["batch_size"]] = 32,
+    bisect: Annotated[bool, options.PROBE["bisect"]] = False,
+    trust: Annotated[bool, options.REPAIR["trust"]] = False,
+    layers: Annotated[options.Layers, options.PROBE["layers"]] = "near",
+    format: Annotated[Format, options.FORMAT] = "text",
+    config: Annotated[str | None, options.UNHEEDED["config"]] = None,  # noqa: ARG001
+    quiet: Annotated[bool, options.REPAIR["quiet"]] = False,
+    color: Annotated[options.Color, options.COLOR] = "auto",
+    debug: Annotated[bool, options.DEBUG] = False,
+) -> ProbeWish:
+    """Run a model on data and name the first layer that goes wrong."""
+    given = {
+        "weights_file": weights_file or "", "data": data, "samples": samples,
+        "batch_size": batch_size, "bisect": bisect, "trust": trust,
+    }  # fmt: skip
+    return ProbeWish(
+        model=model,
+        given=given,
+        layers=layers,
+        format=format,
+        quiet=quiet,
+        color=color,
+        debug=debug,
+    )
+
+
 @app.command("explain", epilog=options.EXPLAIN_EXAMPLES)
 def _explain(
     codes: Annotated[list[str], options.WORDS],
@@ -235,6 +309,8 @@ def _obey(wish: Any) -> int:
 _RUNNERS: dict[type, tuple[str, str]] = {
     InspectWish: ("inspect", "run_inspection"),
     ListingWish: ("listing", "run_listing"),
+    PreflightWish: ("preflight", "run_preflight"),
+    ProbeWish: ("probe", "run_probe"),
     RepairWish: ("repair", "run_repair"),
 }
 

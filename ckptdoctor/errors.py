@@ -11,6 +11,8 @@ Exception tree: everything this package raises on purpose.
     ├── ReadError                 the operating system would not give the bytes
     ├── WriteError                the operating system would not take the bytes, or gave others back
     ├── InternalError             a part of this package crashed: what it would have found is unknown
+    ├── UnfitCheckpointError      preflight: the checkpoint must not be used
+    ├── UncheckedCheckpointError  preflight: nobody knows, so it must not be used either
     └── UsageError                the caller asked for something that does not exist
 """
 
@@ -26,6 +28,8 @@ __all__ = [
     "InternalError",
     "ReadError",
     "TruncatedError",
+    "UncheckedCheckpointError",
+    "UnfitCheckpointError",
     "UnknownFormatError",
     "UnsupportedError",
     "UsageError",
@@ -106,3 +110,33 @@ class InternalError(CkptDoctorError):
 
 class UsageError(CkptDoctorError):
     """The caller asked for a file, code, tensor or setting that does not exist."""
+
+
+class _PreflightError(CkptDoctorError):
+    """Why `ckptdoctor.preflight` let nothing pass; ``report`` is kept when it is pickled."""
+
+    def __init__(
+        self, message: str, *, where: str = "", hint: str = "", report: Any = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.report = report
+
+
+class UnfitCheckpointError(_PreflightError):
+    """A checkpoint that must not be used, as `ckptdoctor.preflight` found.
+
+    Attributes
+    ----------
+    report
+        The `ckptdoctor.Report` that says so.
+    """
+
+
+class UncheckedCheckpointError(_PreflightError):
+    """A checkpoint that `ckptdoctor.preflight` could not check: nobody knows whether it is fit.
+
+    Attributes
+    ----------
+    report
+        A `ckptdoctor.Report` whose ``error`` says why; ``__cause__`` is what was raised.
+    """

@@ -17,6 +17,10 @@ __all__ = [
     "FORMAT",
     "IGNORE",
     "PATHS",
+    "PREFLIGHT",
+    "PREFLIGHT_EXAMPLES",
+    "PROBE",
+    "PROBE_EXAMPLES",
     "PURPOSE",
     "QUIET",
     "REPAIR",
@@ -32,6 +36,7 @@ __all__ = [
     "WEIGHTS",
     "WORDS",
     "Color",
+    "Layers",
     "PageFormat",
 ]
 
@@ -72,6 +77,35 @@ Exit codes:
   0 done as asked, 1 written with a remainder, 2 declined before any work,
   3 could not be checked or written, 130 interrupted"""
 
+PREFLIGHT_EXAMPLES = """\
+\b
+Examples:
+  ckptdoctor preflight model.safetensors && exec my-server
+  ckptdoctor preflight model.pt --report json=/reports/model.json
+  ckptdoctor preflight /mnt/models --cache /var/cache/ckptdoctor
+  ckptdoctor preflight model.safetensors --expect-sha256 SHA256SUMS
+  ckptdoctor preflight model.pt --expect-keys names.json
+
+\b
+Exit codes:
+  0 fit, 1 unfit, 2 wrong usage, 3 could not be checked, 130 interrupted
+  Of several files the highest counts."""
+
+PROBE_EXAMPLES = """\
+\b
+Examples:
+  ckptdoctor probe model.keras --data batch.npy
+  ckptdoctor probe model.py:build --weights-file model.pt --data batch.npz
+  ckptdoctor probe package.models:make_resnet --data random:64x3,224,224
+  ckptdoctor probe model.py:build --weights-file model.pt --data batch.npy --bisect
+
+\b
+Naming FILE.py:FACTORY or PACKAGE.MODULE:FACTORY runs that code.
+
+\b
+Exit codes:
+  0 clean, 1 findings, 2 wrong usage, 3 could not be probed, 130 interrupted"""
+
 EXPLAIN_EXAMPLES = """\
 \b
 Examples:
@@ -95,6 +129,7 @@ def _option(
 
 Color = Literal["auto", "always", "never"]
 PageFormat = Literal["text", "json", "markdown"]
+Layers = Literal["near", "all", "none"]
 
 PATHS = typer.Argument(
     metavar="PATH...", help="Files, folders that hold one checkpoint, or index.json files."
@@ -165,6 +200,40 @@ REPAIR: dict[str, Any] = {
     "from_plan": _option("Do what a stored plan says.", metavar="FILE"),
     "quiet": _option("Print one line.", "--quiet", "-q"),
     "receipt": _option("Store what was replaced, enough to put it back by hand.", metavar="FILE"),
+}
+PREFLIGHT: dict[str, Any] = {
+    "purpose": _option("What it is about to be used for.", default="serve"),
+    "expect_sha256": _option(
+        "The SHA-256 it must have, or a file of them as sha256sum writes it.",
+        metavar="HEX|FILE",
+    ),
+    "expect_keys": _option(
+        "Weights it must hold: names as JSON or lines, an index.json, a config.json, or a checkpoint.",
+        metavar="FILE",
+    ),
+    "cache": _option("Folder of verdicts that are known already.", metavar="DIR"),
+    "cache_key": _option(
+        "What a verdict is known by: the file's stat and samples, or its whole content."
+    ),
+    "allow_unsafe_load": _option(
+        "Let pass what is unsafe to load the default way.", "--allow-unsafe-load"
+    ),
+    "quiet": _option("Print a line only for what does not pass.", "--quiet", "-q"),
+}
+PROBE: dict[str, Any] = {
+    "model": typer.Argument(
+        metavar="MODEL",
+        help="FILE.py:FACTORY, PACKAGE.MODULE:FACTORY, or a file that holds a whole model "
+        "(.keras, .h5, TorchScript, ExportedProgram).",
+    ),
+    "weights_file": _option("Checkpoint to take the weights from.", metavar="FILE"),
+    "data": _option(
+        "Inputs: .npy, .npz, FILE.npz:NAME, random, or random:64x3,32,32.", metavar="DATA"
+    ),
+    "samples": _option("How many samples to take of the data; 0 for all.", metavar="N"),
+    "batch_size": _option("How many samples to run together.", metavar="N"),
+    "bisect": _option("Find the samples that break it.", "--bisect"),
+    "layers": _option("Rows to list: the neighbourhood of what is bad, all, or none."),
 }
 # Every command takes --config, --color and --quiet, so that a script need not know which heeds it.
 UNHEEDED = {

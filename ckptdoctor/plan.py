@@ -237,7 +237,7 @@ def _below(ailment: Ailment, names: Iterable[str]) -> bool:
 
 
 _NOT_UNASKED = {
-    "destructive": "invents values, and is done only when asked for; --donor OLD restores more",
+    "destructive": "invents values, and is done only when asked for; --donor OLD and --recalibrate restore more",
     "statistical": "estimates what was there, which --allow lossless rules out",
 }
 
@@ -259,7 +259,8 @@ def _untreated(ailment: Ailment) -> Refusal:
     """Say why nothing is done about an ailment."""
     info = ailment.info
     if ailment.part in ("mean", "var"):
-        reason, hint = "no other statistics are at hand", "--donor OLD"
+        hint = "--donor OLD, or --recalibrate MODEL --data BATCH"
+        reason = "no other statistics are at hand"
     elif info.role == "optimizer":
         reason, hint = "its initial value is not known", "--drop-optimizer"
     elif ailment.part in ("gamma", "beta"):

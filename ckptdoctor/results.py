@@ -279,6 +279,8 @@ class Report:
         Names of the tensors that were judged where a pattern chose some; None for all.
     error
         None, or why the file could not be checked.
+    cached
+        Whether `ckptdoctor.preflight` knew the verdict from its cache, and scanned nothing.
     """
 
     file: str
@@ -294,6 +296,7 @@ class Report:
     stats: StatsTable | None = None
     judged: frozenset[str] | None = None
     error: ErrorInfo | None = None
+    cached: bool = False
 
     @property
     def worst(self) -> Severity | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..results import FailOn, Sort, Tensors
 
-__all__ = ["InspectWish", "ListingWish", "RepairWish"]
+__all__ = ["InspectWish", "ListingWish", "PreflightWish", "ProbeWish", "RepairWish"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,42 @@ class RepairWish:
     path: str
     given: dict[str, Any]
     config: str | None
+    format: str
+    quiet: bool
+    color: str
+    debug: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreflightWish:
+    """What ``preflight`` was asked to do; ``given`` are wishes, None where nothing was said.
+
+    ``expect_sha256`` is a digest, or a file as ``sha256sum`` writes them.
+    """
+
+    paths: list[str]
+    given: dict[str, Any]
+    config: str | None
+    fail_on: FailOn | None
+    expect_sha256: str | None
+    expect_keys: str | None
+    cache: str | None
+    cache_key: Literal["stat", "content"]
+    allow_unsafe_load: bool
+    format: str
+    reports: list[tuple[str, str]]
+    debug: bool
+    quiet: bool
+    color: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeWish:
+    """What ``probe`` was asked for; ``given`` are the arguments of `ckptdoctor.probe`."""
+
+    model: str
+    given: dict[str, Any]
+    layers: Literal["near", "all", "none"]
     format: str
     quiet: bool
     color: str

@@ -108,11 +108,12 @@ def _cure(case: Case) -> Command:
     if case.severity < Severity.ERROR:
         return _gate(case)
     if see.all_on_input(case):
-        why = "Writes a copy with the lost channels switched off; --donor OLD restores them."
+        why = "Writes a copy with the lost channels switched off; --donor OLD or --recalibrate restores them."
         return repair(why, "--bn-silence")
     why = (
-        "Writes a copy whose broken channels have mean 0 and variance 1; with --donor OLD they come "
-        "from an earlier checkpoint, which restores more."
+        "Writes a copy whose broken channels have mean 0 and variance 1. With --donor OLD they come "
+        "from an earlier checkpoint, with --recalibrate MODEL --data BATCH from data: both restore "
+        "more."
     )
     return repair(why, "--bn-reset")
 

@@ -80,12 +80,16 @@ class Data:
             found.append(np.ascontiguousarray(rows, _dtype(array, wanted)))
         return tuple(found)
 
-    def batches(self, size: int, indices: Sequence[int] | None = None) -> Iterator[Array]:
-        """Yield the indices of batch after batch, of all samples or of some."""
-        size = self.batch or size
+    def batches(self, size: int, indices: Sequence[int] | Array | None = None) -> Iterator[Array]:
+        """Yield the indices of batch after batch, of all samples or of some.
+
+        Batches of about one size: a last one of two samples would have statistics like no other.
+        """
         chosen = np.arange(len(self)) if indices is None else np.asarray(indices, np.int64)
-        for at in range(0, len(chosen), size):
-            yield chosen[at : at + size]
+        if self.batch:
+            yield from (chosen[at : at + self.batch] for at in range(0, len(chosen), self.batch))
+        elif len(chosen):
+            yield from np.array_split(chosen, -(-len(chosen) // size))
 
     def filled(self, indices: Sequence[int] | Array) -> tuple[Array, ...]:
         """Return a batch of some samples; repeated where the model takes one size of batch only."""
@@ -262,7 +266,8 @@ def _random(spec: re.Match[str], inputs: Inputs, text: str) -> tuple[Array, ...]
         wanted = [_numbers(part, text) for part in shapes.split(";")]
     else:
         wanted = [_sample_shape(shape) for shape, _ in inputs]
-        number = next((shape[0] for shape, _ in inputs if shape and shape[0]), number)
+        fixed = next((shape[0] for shape, _ in inputs if shape and shape[0]), 1)
+        number = -(-number // fixed) * fixed
     if not wanted:
         raise _no_shape(text, "the model does not say what it takes")
     size = number * sum(int(np.prod(shape, dtype=np.float64)) for shape in wanted)

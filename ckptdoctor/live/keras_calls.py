@@ -155,7 +155,8 @@ def reason_of(error: BaseException) -> str:
     'no'
     """
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)[:20_000])
-    text = re.split(r"\n\s*(?:Arguments received by|Call arguments received by)", text)[0]
+    text = text.rpartition("Exception encountered: ")[2]
+    text = re.split(r"\n\s*(?:Arguments|Call arguments) received by|Full object config:", text)[0]
     text = re.sub(r"(?m)^Exception encountered when calling .*$", "", text)
     text = re.sub(r"\{\{.*?\}\}\s*|\[Op:.*?\].*", "", text)
     return " ".join(text.split())[:MAX_REASON] or type(error).__name__

@@ -52,7 +52,7 @@ def packed_inputs(model: Any, batch: Sequence[Any]) -> tuple[Any, ...]:
 
 def _check(model: Any, batch: Sequence[Any], count: int) -> None:
     if len(batch) != count:
-        message = f"{model.name!r:.200} takes {count} inputs, the data has {len(batch)} arrays"
+        message = f"{model.name!r:.200} takes {count} arrays, the data has {len(batch)}"
         raise UsageError(message)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..containers.hdf5 import read_hdf5
 from ..tensors import TensorTable
-from .keras_names import Variable
+from .keras_names import Variable, own_variables
+from .keras_tree import walk
 
 __all__ = ["exact_pairs"]
 
@@ -37,44 +41,72 @@ def exact_pairs(model: Any, variables: Sequence[Variable], table: TensorTable) -
 
 
 class _Recorder:
-    """Stands in for the file that Keras saves to: keeps which variable goes where."""
+    """Stands in for the file that Keras saves to: keeps which variable goes where.
+
+    Keras 3 hands over variables, Keras 2 their values: those are told from the layer that was
+    at it, which Keras then adds to the objects that it has visited.
+    """
 
     def __init__(self) -> None:
         self.places: dict[str, Any] = {}
         self.group = ""
+        self.values: dict[str, Any] = {}
 
     def __bool__(self) -> bool:
         return True
 
     def make(self, path: str, metadata: object = None) -> _Recorder:  # noqa: ARG002
-        fresh = type(self).__new__(type(self))
-        fresh.places, fresh.group = self.places, f"{path}/vars" if path else "vars"
-        return fresh
+        self.group, self.values = (f"{path}/vars" if path else "vars"), {}
+        return self
 
-    def __setitem__(self, key: str, variable: Any) -> None:
-        self.places[f"{self.group}/{key}"] = variable
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.values[key] = value
 
     def __contains__(self, key: str) -> bool:
-        return f"{self.group}/{key}" in self.places
+        return key in self.values
 
     def keys(self) -> list[str]:
-        return [p.rpartition("/")[2] for p in self.places if p.rpartition("/")[0] == self.group]
+        return list(self.values)
 
     def __len__(self) -> int:
-        return len(self.keys())
+        return len(self.values)
+
+    def visited(self, layer: Any) -> None:
+        """Note the variables of a layer that has now been saved."""
+        own = list(own_variables(layer))
+        given = list(self.values.values())
+        known = {id(variable) for variable in own}
+        if not any(id(value) in known for value in given):
+            if [tuple(np.shape(value)) for value in given] != [tuple(v.shape) for v in own]:
+                return
+            given = own
+        self.places |= {f"{self.group}/{k}": v for k, v in zip(self.values, given, strict=True)}
+
+
+class _Visited(set[int]):
+    """Objects that Keras has saved, by identity."""
+
+    def __init__(self, recorder: _Recorder, layers: Mapping[int, Any]) -> None:
+        super().__init__()
+        self.recorder, self.layers = recorder, layers
+
+    def add(self, element: int) -> None:
+        super().add(element)
+        if element in self.layers:
+            self.recorder.visited(self.layers[element])
 
 
 def _places(model: Any) -> dict[str, Any]:
     """Path in a ``.weights.h5`` -> variable, by Keras' own walk; empty if Keras has changed it."""
     root = _package(model)
     try:
-        library = __import__(f"{root}.src.saving.saving_lib", fromlist=["_save_state"])
+        library = importlib.import_module(f"{root}.src.saving.saving_lib")
         recorder = _Recorder()
-        store = getattr(library, "H5IOStore", None)
-        if store is not None and root == "keras":  # it asks for one of its own
-            kind = type("_Recorder", (_Recorder, store), {"__init__": _Recorder.__init__})
-            recorder = kind()
-        library._save_state(model, recorder, None, "", set())
+        if root == "keras":  # it asks for a store of its own
+            bases = (_Recorder, library.H5IOStore)
+            recorder = type("_Recorder", bases, {"__init__": _Recorder.__init__})()
+        layers = {id(node.layer): node.layer for node in walk(model)}
+        library._save_state(model, recorder, None, "", _Visited(recorder, layers))
     except Exception:  # noqa: BLE001  (private, and the user's save_own_variables)
         return {}
     return recorder.places
@@ -101,7 +133,7 @@ def _legacy_pairs(model: Any, names: Mapping[int, str], table: TensorTable) -> d
         if weights:
             stored.append(weights)
     layers = [weights for layer in model.layers if (weights := _legacy_weights(layer))]
-    own = [v for v in _legacy_weights(model, own=True) if id(v) in names]
+    own = [v for v in own_variables(model) if id(v) in names]
     group = f"{top}/top_level_model_weights".strip("/")
     above = [f"{group}/{each}" for each in _listed(attributes.get(group, {}), "weight_names")]
     if len(above) == len(own):
@@ -116,14 +148,7 @@ def _legacy_pairs(model: Any, names: Mapping[int, str], table: TensorTable) -> d
     return pairs
 
 
-def _legacy_weights(layer: Any, *, own: bool = False) -> list[Any]:
-    if own:
-        return [
-            variable
-            for kind in ("trainable", "non_trainable")
-            for kept in ("variables", "weights")
-            for variable in getattr(layer, f"_{kind}_{kept}", None) or ()
-        ]
+def _legacy_weights(layer: Any) -> list[Any]:
     return [*layer.trainable_weights, *layer.non_trainable_weights]
 
 

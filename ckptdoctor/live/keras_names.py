@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..tensors import Role
 from .keras_tree import Node, walk
 
-__all__ = ["Variable", "named_variables", "variable_names"]
+__all__ = ["Variable", "named_variables", "own_variables", "variable_names"]
 
 
 class Variable(NamedTuple):
@@ -25,7 +25,10 @@ def named_variables(model: Any, nodes: Sequence[Node] = ()) -> list[Variable]:
 
     Random states and metrics are left out, as Keras leaves them out of ``weights``.
     """
-    wanted = {id(each): each for each in model.weights}
+    try:
+        wanted = {id(each): each for each in model.weights}
+    except ValueError:  # of Keras 2, and not built
+        return []
     found: list[Variable] = []
     names: dict[str, int] = {}
 

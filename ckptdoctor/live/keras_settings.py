@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..keras.layers import Flattener
 from ..tensors import LayerConfig
 from .keras_tree import Node, walk
 
-__all__ = ["stored_layers"]
+__all__ = ["config_of", "stored_layers"]
 
 
 def stored_layers(model: Any) -> dict[str, LayerConfig]:
@@ -35,10 +34,7 @@ def stored_layers(model: Any) -> dict[str, LayerConfig]:
 
 def _told(node: Node) -> LayerConfig | None:
     """Read what a layer that no configuration lists says of itself."""
-    try:
-        config: Mapping[str, Any] = json.loads(json.dumps(node.layer.get_config(), default=_plain))
-    except Exception:  # noqa: BLE001  (get_config is the user's code)
-        config = {}
+    config = config_of(node.layer)
     document = {"class_name": type(node.layer).__name__, "config": {**config, "name": node.name}}
     flat = Flattener()
     flat.model({"config": {"layers": [document]}}, (), "", ())
@@ -49,6 +45,15 @@ def _told(node: Node) -> LayerConfig | None:
     if found.dtype_policy is None and policy is not None:
         found = replace(found, dtype_policy=str(policy.name))
     return found
+
+
+def config_of(held: Any) -> dict[str, Any]:
+    """Return what a layer's or optimizer's ``get_config`` says, as JSON would hold it."""
+    try:
+        config = json.loads(json.dumps(held.get_config(), default=_plain))
+    except Exception:  # noqa: BLE001  (get_config is the user's code)
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _plain(value: object) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..dtypes import DTYPES
 from ..errors import UsageError
+from ..keras.config import read_scalars
 from ..tensors import BLOCK_BYTES, Array, TensorInfo, TensorTable
 from .keras_arrays import type_of, values_of
 from .keras_names import Variable, named_variables
+from .keras_settings import config_of, stored_layers
 
 __all__ = ["model_table"]
 
@@ -30,8 +33,6 @@ def model_table(model: Any) -> TensorTable:
     UsageError
         If nothing of it is built yet.
     """
-    from .keras_settings import stored_layers  # noqa: PLC0415
-
     variables = [*named_variables(model), *_optimizer(model)]
     if not variables:
         hint = "call it once on data, or build it"
@@ -96,8 +97,6 @@ def _optimizer(model: Any) -> Iterator[Variable]:
 
 
 def _metadata(model: Any) -> dict[str, str]:
-    import sys  # noqa: PLC0415
-
     home = type(model).__mro__
     package = next(
         (
@@ -118,14 +117,9 @@ def _metadata(model: Any) -> dict[str, str]:
 
 
 def _scalars(model: Any) -> dict[str, float | int]:
-    from ..keras.config import read_scalars  # noqa: PLC0415
-
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return {}
-    try:
-        config = optimizer.get_config()
-    except Exception:  # noqa: BLE001  (the user's own optimizer)
-        return {}
-    document = {"optimizer": {"class_name": type(optimizer).__name__, "config": config}}
+    kind = type(optimizer).__name__
+    document = {"optimizer": {"class_name": kind, "config": config_of(optimizer)}}
     return read_scalars(document, "compile_config")

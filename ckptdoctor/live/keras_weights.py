@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CkptDoctorError, UsageError
+from ..findings import Finding, Severity
 from ..formats import open_path
 from ..formats.base import ReadOptions
 from ..matching import match
-from ..tensors import TensorTable
+from ..tensors import TensorInfo, TensorTable
 from .calling import needs
 from .keras_arrays import values_of
 from .keras_calls import reason_of
@@ -26,7 +27,7 @@ from .loaded import Loaded
 __all__ = ["load_model", "load_weights"]
 
 MAX_TOLD = 3
-_WEIGHTS = ("keras-h5", "keras-weights-h5", "keras-zip")
+_FORMATS = ("keras-h5", "keras-weights-h5", "keras-zip")
 
 
 def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
@@ -52,32 +53,34 @@ def load_model(path: str | os.PathLike[str], *, trust: bool = False) -> Any:
     name = os.fspath(path)
     with open_path(name, ReadOptions()) as table:
         _check_whole(name, table)
-        code = next((finding for finding in table.findings if finding.unsafe), None)
+        code = next((finding for finding in table.findings if _is_code(finding)), None)
         if code is not None and not trust:
-            message = f"loading it would run code of the file: {code.message}"
-            raise UsageError(message[:400], where=name, hint="if you trust it, add --trust")
-        model = _loaded(_keras(), name, table, trust=trust)
+            hint = "if you trust it, add --trust; or name the function that makes the model"
+            raise UsageError(f"is not loaded: {code.message:.300}", where=name, hint=hint)
+        model = _loaded(name, table, trust=trust)
         table.check_unchanged()
     return model
 
 
+def _is_code(finding: Finding) -> bool:
+    """Whether Keras would run code of the file, or refuse to: Lambda layers in Keras 3."""
+    return finding.unsafe or (finding.code == "CK002" and finding.severity >= Severity.WARNING)
+
+
 def _check_whole(name: str, table: TensorTable) -> None:
-    if table.format not in _WEIGHTS:
+    if table.format not in _FORMATS:
         raise UsageError(f"is no Keras model, but {table.format}", where=name)
     if table.metadata.get("layout") != "whole model" or not table.metadata.get("model_class"):
         hint = "name the function that makes the model, and this as its weights"
         raise UsageError("holds weights without a model", where=name, hint=hint)
 
 
-def _keras() -> Any:
-    try:
-        return importlib.import_module("keras")
-    except ImportError:
-        raise needs("keras", "loading a Keras model") from None
+def _loaded(name: str, table: TensorTable, *, trust: bool) -> Any:
+    """Load under the extension that its content asks for: Keras goes by the name.
 
-
-def _loaded(keras: Any, name: str, table: TensorTable, *, trust: bool) -> Any:
-    """Load under the extension that its content asks for: Keras goes by the name."""
+    Files of Keras 1 and 2 that Keras 3 does not take are tried with tf_keras, where it is there.
+    """
+    old = table.metadata.get("framework_version", "").startswith(("1.", "2."))
     suffix = ".keras" if table.format == "keras-zip" else ".h5"
     with tempfile.TemporaryDirectory(prefix="ckptdoctor-") as folder:
         target = name
@@ -85,11 +88,30 @@ def _loaded(keras: Any, name: str, table: TensorTable, *, trust: bool) -> Any:
             target = str(Path(folder, f"model{suffix}"))
             Path(target).symlink_to(Path(name).resolve())
         try:
-            return keras.models.load_model(target, compile=False, safe_mode=not trust)
+            return _load(_package("keras"), target, trust=trust)
         except CkptDoctorError:
             raise
         except Exception as error:
+            refusal = _refusal(name, error)
+            if not old:
+                raise refusal from error
+        try:
+            return _load(_package("tf_keras"), target, trust=trust)
+        except CkptDoctorError:
+            raise refusal from None
+        except Exception as error:
             raise _refusal(name, error) from error
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise needs(name, "loading a Keras model") from None
+
+
+def _load(keras: Any, target: str, *, trust: bool) -> Any:
+    return keras.models.load_model(target, compile=False, safe_mode=not trust)
 
 
 def _refusal(name: str, error: Exception) -> UsageError:
@@ -102,8 +124,8 @@ def _refusal(name: str, error: Exception) -> UsageError:
     return UsageError(f"Keras cannot load it: {reason_of(error)}", where=name)
 
 
-def load_weights(model: Any, path: str | os.PathLike[str]) -> Loaded:
-    """Put the weights of a file into a model, every one of them, or none.
+def load_weights(model: Any, source: str | os.PathLike[str] | TensorTable) -> Loaded:
+    """Put the weights of a file into a model: every variable of it gets a value, or none does.
 
     The file is read by this package, never by HDF5's library in this process.  Tensors go where
     Keras would put them; where the file was made for other layers than the model has, by name.
@@ -112,8 +134,8 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> Loaded:
     ----------
     model
         A built model of Keras 3 or 2 (`KerasSubject.build`).
-    path
-        ``.weights.h5``, ``.h5`` or ``.keras``, whatever its name.
+    source
+        ``.weights.h5``, ``.h5`` or ``.keras``, whatever its name; or the open table of one.
 
     Raises
     ------
@@ -122,16 +144,26 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> Loaded:
     CkptDoctorError
         If the file cannot be read.
     """
-    name = os.fspath(path)
+    if isinstance(source, TensorTable):
+        return _filled(model, source)
+    name = os.fspath(source)
+    if not Path(name).exists() and Path(f"{name}.index").exists():
+        hint = "load it with TensorFlow and save it as .weights.h5"
+        raise UsageError("is a TensorFlow checkpoint, not read here", where=name, hint=hint)
     with open_path(name, ReadOptions()) as table:
-        if table.format not in _WEIGHTS:
-            raise UsageError(f"holds no weights of Keras, but {table.format}", where=name)
-        loaded = _plan(model, table)
-        held = {variable.name: variable.value for variable in named_variables(model)}
-        for ours, theirs in loaded.pairs.items():
-            _assign(held[ours], table, theirs)
+        loaded = _filled(model, table)
         table.check_unchanged()
-    for node in walk(model):
+    return loaded
+
+
+def _filled(model: Any, table: TensorTable) -> Loaded:
+    if table.format not in _FORMATS:
+        raise UsageError(f"holds no weights of Keras, but {table.format}", where=table.path)
+    loaded = _plan(model, table)
+    held = {variable.name: variable.value for variable in named_variables(model)}
+    for ours, theirs in loaded.pairs.items():
+        _assign(held[ours], table, theirs)
+    for node in walk(model):  # Normalization keeps copies
         finish = getattr(node.layer, "finalize_state", None)
         if callable(finish) and getattr(node.layer, "built", False):
             finish()
@@ -148,7 +180,9 @@ def _plan(model: Any, table: TensorTable) -> Loaded:
     surplus = _surplus(table, fits)
     if len(fits) < len(wanted) or surplus:
         found = match(ours, table)
-        by_name = {a: b for a, b in found.pairs.items() if ours[a].role == "model"}
+        by_name = {
+            a: b for a, b in found.pairs.items() if ours[a].role == "model" and _named(table[b])
+        }
         if len(by_name) == len(wanted) or len(by_name) > len(fits):
             pairs, surplus = by_name, _surplus(table, by_name)
             notes = ("layers were paired by name: Keras' own order of them does not fit",)
@@ -162,6 +196,11 @@ def _plan(model: Any, table: TensorTable) -> Loaded:
     if surplus:
         notes += (f"{len(surplus)} tensors of the file have no place: {_some(surplus)}",)
     return Loaded(pairs=pairs, surplus=surplus, notes=notes)
+
+
+def _named(info: TensorInfo) -> bool:
+    """Whether the file says whose it is: numbers alone could be any layer's."""
+    return bool(info.layer_name) or info.path[-2:-1] != ("vars",)
 
 
 def _surplus(table: TensorTable, pairs: dict[str, str]) -> tuple[str, ...]:

@@ -127,12 +127,18 @@ class Calls:
         if self._raised is not None:
             raise self._raised
 
-    def reason(self, error: Exception, given: str) -> BaseException:
-        """Turn what ended a run into what the caller is to be told."""
-        if self._raised is not None:
-            return self._raised
-        if isinstance(error, CkptDoctorError):
-            return error
+    def reason(self, error: Exception, given: str) -> UsageError | None:
+        """Turn what ended a run into what the caller is to be told; None if it is that already.
+
+        Raises
+        ------
+        BaseException
+            What an observer raised, if that is what ended it.
+        """
+        if self._raised is not None and self._raised is not error:
+            raise self._raised
+        if self._raised is error or isinstance(error, CkptDoctorError):
+            return None
         name, shapes = "", given
         if self._failed is error:
             name, shapes = self._failed_in
@@ -140,7 +146,7 @@ class Calls:
             name, shapes = self.open[-1].name, shapes_of(self.open[-1].given)
         who = f"layer {name!r:.200} ({self.kinds[name].class_name})" if name else "the model"
         hint = f"the run was given {given}" if name else ""
-        return UsageError(f"{who} does not take {shapes}: {_first_line(error)}", hint=hint)
+        return UsageError(f"{who} fails on {shapes}: {_first_line(error)}", hint=hint)
 
 
 def _first_line(error: Exception) -> str:

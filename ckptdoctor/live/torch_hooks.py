@@ -12,17 +12,35 @@ from .torch_calls import Calls, Kind
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["class_name_of", "hooked", "kind_of", "watched"]
+__all__ = ["class_name_of", "hooked", "kind_of", "scripted", "watched"]
 
 _PARAMETRIZED = "parametrizations"
 """Child in which torch keeps modules that make weights: what they return are no samples."""
 
 
 def watched(module: nn.Module) -> dict[str, nn.Module]:
-    """Modules that can be watched by name, each once, in declaration order."""
+    """Modules in which hooks are called by name, each once, in declaration order."""
+    closed = scripted(module)
     return {
-        name: each for name, each in module.named_modules() if _PARAMETRIZED not in name.split(".")
+        name: each
+        for name, each in module.named_modules()
+        if _PARAMETRIZED not in name.split(".") and not any(_below(name, root) for root in closed)
     }
+
+
+def scripted(module: nn.Module) -> list[str]:
+    """Names of the TorchScript modules that are in no other: in them no hook is called."""
+    from torch import jit  # noqa: PLC0415
+
+    found: list[str] = []
+    for name, each in module.named_modules():
+        if isinstance(each, jit.ScriptModule) and not any(_below(name, root) for root in found):
+            found.append(name)
+    return found
+
+
+def _below(name: str, root: str) -> bool:
+    return name.startswith(f"{root}.") if root else bool(name)
 
 
 def kind_of(module: nn.Module) -> Kind:
@@ -58,6 +76,8 @@ def hooked(
 def _attached(
     name: str, module: nn.Module, calls: Calls, outside: BaseException | None
 ) -> list[Any]:
+    from torch.nn import Module  # noqa: PLC0415
+
     def before(_module: Any, args: Any, kwargs: Any) -> Any:
         given = calls.enter(name, (args, kwargs))
         return None if calls.narrow is None else given
@@ -70,7 +90,8 @@ def _attached(
         outputs = calls.leave(name, outputs)
         return None if calls.narrow is None else outputs
 
+    # by the base class: TorchScript modules forbid the method, and yet call what it registers
     return [
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(after, always_call=True),
+        Module.register_forward_pre_hook(module, before, with_kwargs=True),
+        Module.register_forward_hook(module, after, always_call=True),
     ]

@@ -145,12 +145,17 @@ def _is_tensor(value: Any) -> bool:
     return bool(value.type().isSubtypeOf(torch._C.TensorType.get()))
 
 
+def _flows(value: Any) -> bool:
+    """Whether a value is a tensor that was computed: no weight, no constant."""
+    return _is_tensor(value) and value.node().kind() not in ("prim::Constant", "prim::GetAttr")
+
+
 def _mark_node(graph: Any, node: Any, way: str, *, first: int) -> None:
     """Have a node's tensors told of on both sides, and its neighbours use what comes back."""
     graph.setInsertPoint(node)
     told = graph.insertConstant(way)
     inputs = list(node.inputs())
-    places = [at for at, value in enumerate(inputs) if at >= first and _is_tensor(value)]
+    places = [at for at, value in enumerate(inputs) if at >= first and _flows(value)]
     new = _told(graph, "enter", told, [inputs[at] for at in places])
     for each in new:
         each.insertBefore(node)

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FormatError, UsageError
 from .subject import NormLayer
 from .torch_calls import Calls, Kind
-from .torch_hooks import hooked, watched
+from .torch_hooks import hooked, kind_of, watched
 from .torch_markers import mark, mark_operators, marked
 from .torch_subject import TorchSubject, require_torch
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from ..tensors import TensorTable
 
 __all__ = ["ExportedSubject", "ScriptedSubject", "exported_subject", "scripted_subject"]
 
@@ -107,22 +109,42 @@ class _ProgramSubject(TorchSubject):
 
     told: Mapping[str, tuple[bool, float | None]]
 
+    @property
+    def training(self) -> bool:
+        """Whether a BatchNorm of it uses the statistics of each batch."""
+        return any(by_batch for by_batch, _ in self.told.values())
+
     @cached_property
     def norms(self) -> Mapping[str, NormLayer]:
         """BatchNorms that use their running statistics."""
         found = {}
         for name, norm in super().norms.items():
             training, epsilon = self.told.get(name, (False, None))
-            if not training:
+            if not training and name == _plain(name):
                 found[name] = norm if epsilon is None else replace(norm, epsilon=epsilon)
         return found
+
+    def table(self) -> TensorTable:
+        """Tensors of the program, with what its graphs say of its layers."""
+        table = super().table()
+        layers = {
+            name: replace(
+                layer,
+                class_name=self.kinds[name].class_name if name in self.kinds else layer.class_name,
+                epsilon=self.told.get(name, (False, None))[1] or layer.epsilon,
+            )
+            for name, layer in table.layers.items()
+            if name == _plain(name)
+        }
+        infos = {name: info for name, info in table.infos.items() if name == _plain(name)}
+        return replace(table, infos=infos, layers=layers)
 
     @contextmanager
     def _kept(self) -> Iterator[None]:
         """Put back what a program that was saved in training mode writes into its buffers."""
         import torch  # noqa: PLC0415
 
-        held = list(self.module.buffers()) if any(each for each, _ in self.told.values()) else []
+        held = list(self.module.buffers()) if self.training else []
         copies = [each.detach().clone() for each in held]
         try:
             yield
@@ -146,7 +168,7 @@ class ScriptedSubject(_ProgramSubject):
     def __init__(self, module: nn.Module, reload: Callable[[], nn.Module]) -> None:
         super().__init__(module)
         self.told = _scripted_norms(self.module)
-        self.notes = (_TRAINING,) if any(training for training, _ in self.told.values()) else ()
+        self.notes = (_TRAINING,) if self.training else ()
         self._operators: dict[str, str] = {}
         try:
             if not mark(self.module):
@@ -163,9 +185,9 @@ class ScriptedSubject(_ProgramSubject):
     @cached_property
     def kinds(self) -> Mapping[str, Kind]:
         """Layers that a run can tell of; of a frozen program, its operators."""
-        own = super().kinds
         if not self._seen:
-            return {"": own[""]}
+            return super().kinds
+        own = {name: kind_of(each) for name, each in self.module.named_modules()}
         return {**own, **{name: Kind(kind, leaf=True) for name, kind in self._operators.items()}}
 
     def _called(self, inputs: Any, calls: Calls) -> Any:
@@ -204,15 +226,17 @@ class ExportedSubject(_ProgramSubject):
     def __init__(self, program: torch.export.ExportedProgram) -> None:
         self.program = program
         self.told = _exported_norms(program)
-        self.notes = (_TRAINING,) if any(training for training, _ in self.told.values()) else ()
+        seen = True
         try:
             from torch.export import unflatten  # noqa: PLC0415
 
             module: Any = unflatten(program)
         except Exception:  # noqa: BLE001  (absent before torch 2.3, and not every program unflattens)
-            module = program.module()
-            self.notes = (*self.notes, _UNSEEN)
+            module, seen = program.module(), False
         super().__init__(module)
+        self.notes = () if seen else (_UNSEEN,)
+        if self.training:
+            self.notes = (*self.notes, _TRAINING)
 
     def inputs(self) -> Sequence[tuple[tuple[int | None, ...], str]]:
         """Shapes and dtypes the program was exported for; None where it takes any."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import UsageError
 from .subject import Arrays, NormLayer, Observer, Statistics
 from .torch_calls import Calls, Kind
-from .torch_hooks import hooked, kind_of, watched
+from .torch_hooks import hooked, kind_of, scripted, watched
 from .torch_norms import norm_of
 from .torch_values import floats_of, rounded, shapes_of, to_tensors
 
@@ -86,6 +86,11 @@ class TorchSubject:
     module
         The model, with weights.
 
+    Attributes
+    ----------
+    notes
+        What cannot be told of this model, and why: sentences for the user.
+
     Raises
     ------
     UsageError
@@ -94,12 +99,17 @@ class TorchSubject:
 
     framework = "torch"
     notes: tuple[str, ...] = ()
-    """What cannot be told of this model, and why: sentences for the user."""
 
     def __init__(self, module: nn.Module) -> None:
         require_module(module)
         self.module = unwrapped(module)
         _check_values(self.module)
+        closed = scripted(self.module)
+        if closed:
+            named = ", ".join(
+                repr(name)[:100] if name else "the model itself" for name in closed[:5]
+            )
+            self.notes = (f"layers inside TorchScript modules are not seen: {named}",)
 
     @cached_property
     def norms(self) -> Mapping[str, NormLayer]:
@@ -160,10 +170,14 @@ class TorchSubject:
             stack.enter_context(_eagerly(self.module))
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
             stack.enter_context(torch.no_grad())
+            stack.enter_context(_as_stored(device))
             try:
                 outputs = self._called(inputs, calls)
             except Exception as error:
-                raise calls.reason(error, shapes_of(inputs)) from error
+                reason = calls.reason(error, shapes_of(inputs))
+                if reason is None:
+                    raise
+                raise reason from error
         calls.check()
         return floats_of(outputs)
 
@@ -254,6 +268,18 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for each in training:
             each.training = True
+
+
+@contextmanager
+def _as_stored(device: torch.device) -> Iterator[None]:
+    """Mixed precision that is on around the run is off in it."""
+    import torch  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        for kind in {"cpu", device.type}:
+            with suppress(RuntimeError):  # a device without mixed precision
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

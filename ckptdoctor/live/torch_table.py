@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..dtypes import DTYPES, TORCH
+from ..dtypes import TORCH
 from ..roles import role_of
 from ..sources import Extent
 from ..tensors import LayerConfig, Quantisation, TensorInfo, TensorTable
+from .torch_hooks import class_name_of
 from .torch_memory import LiveMemory
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["held_tensors", "module_table"]
+__all__ = ["held_tensors", "module_table", "packed_tensors"]
 
 _PLACE = "<module>"
 _MOST_AXES = 8
@@ -38,7 +39,7 @@ def module_table(module: nn.Module) -> TensorTable:
     torch = require_module(module)
     memory = LiveMemory(_PLACE)
     infos: dict[str, TensorInfo] = {}
-    for name, tensor in held_tensors(module).items():
+    for name, tensor in (held_tensors(module) | packed_tensors(module)).items():
         for info in _rows(name, tensor, memory):
             infos[info.name] = info
     return TensorTable(
@@ -51,62 +52,68 @@ def module_table(module: nn.Module) -> TensorTable:
 
 
 def held_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors of a module by the names of its state dict: those that it holds, no copies."""
-    from torch import nn  # noqa: PLC0415
-
+    """Parameters and buffers by their names in the state dict: the module's own, no copies."""
     found: dict[str, torch.Tensor] = {}
-    for path, each in module.named_modules(remove_duplicate=False):
-        dot = f"{path}." if path else ""
-        for name, held in each._parameters.items():
-            if held is not None:
+    for dot, each in _parts(module):
+        passing = each._non_persistent_buffers_set
+        for name, held in (*each._parameters.items(), *each._buffers.items()):
+            if held is not None and name not in passing:
                 found[dot + name] = held
-        for name, held in each._buffers.items():
-            if held is not None and name not in each._non_persistent_buffers_set:
-                found[dot + name] = held
-        own = getattr(type(each), "_save_to_state_dict", None)
-        if own is not nn.Module._save_to_state_dict:
-            found |= _saved_otherwise(each, dot, found)
     return found
 
 
-def _saved_otherwise(module: nn.Module, dot: str, known: dict[str, Any]) -> dict[str, Any]:
-    """Return what a class that writes its state dict itself adds to it: packed weights, scales."""
+def packed_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return what classes that write their state dict themselves add to it: packed weights, scales."""
     import torch  # noqa: PLC0415
 
+    found: dict[str, Any] = {}
+    for dot, each in _parts(module):
+        own = getattr(type(each), "_save_to_state_dict", None)
+        if own is not torch.nn.Module._save_to_state_dict:
+            found |= _saved(each, dot)
+    known = held_tensors(module) if found else {}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, torch.Tensor) and name not in known
+    }
+
+
+def _parts(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for path, each in module.named_modules(remove_duplicate=False):
+        yield f"{path}." if path else "", each
+
+
+def _saved(module: nn.Module, dot: str) -> dict[str, Any]:
     saved: dict[str, Any] = {}
     try:
         module._save_to_state_dict(saved, dot, True)
     except Exception:  # noqa: BLE001  (the class is anybody's; what it holds itself is there)
         return {}
-    found: dict[str, Any] = {}
-    for name, value in saved.items():
-        items = enumerate(value) if isinstance(value, tuple) else ()
-        parts = {name: value, **{f"{name}.{index}": item for index, item in items}}
-        found |= {key: v for key, v in parts.items() if isinstance(v, torch.Tensor)}
-    return {name: value for name, value in found.items() if name not in known}
+    for name, value in list(saved.items()):
+        if isinstance(value, tuple):  # a weight and its bias
+            saved |= {f"{name}.{index}": item for index, item in enumerate(value)}
+    return saved
 
 
 def _rows(name: str, tensor: torch.Tensor, memory: LiveMemory) -> Iterator[TensorInfo]:
     """Rows of one tensor; a sparse one is its parts, as in a file."""
     import torch  # noqa: PLC0415
+    from torch.nn.parameter import is_lazy  # noqa: PLC0415
 
-    tensor = _local(tensor.detach())
-    dtype = TORCH.get(str(tensor.dtype).removeprefix("torch."), "")
+    if is_lazy(tensor):
+        yield _info(name, str(tensor.dtype), ())._replace(encoding="absent")
+        return
+    tensor = _local(tensor).detach()
     if tensor.layout is not torch.strided and tensor.layout in _sparse_parts():
         for part in _sparse_parts()[tensor.layout]:
             yield from _rows(f"{name}.{part}", getattr(tensor, part)(), memory)
         return
-    info = TensorInfo(
-        name=name,
-        path=tuple(name.split(".")),
-        dtype=dtype or "uint8",
-        shape=tuple(tensor.shape),
-        role=role_of((name,)),
-    )
-    if not _has_memory(tensor) or not dtype:
+    info = _info(name, str(tensor.dtype), tuple(tensor.shape))
+    if not _has_memory(tensor) or str(tensor.dtype).removeprefix("torch.") not in TORCH:
         yield info._replace(encoding="absent")
         return
-    row, storage = DTYPES[dtype], tensor.untyped_storage()
+    row, storage = info.kind, tensor.untyped_storage()
     start = memory.place(storage) + tensor.storage_offset() * row.bits // 8
     last = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
     length = row.nbytes(last + 1) if info.size else 0
@@ -119,6 +126,16 @@ def _rows(name: str, tensor: torch.Tensor, memory: LiveMemory) -> Iterator[Tenso
         yield from _quantised(info, tensor, memory)
     else:
         yield info._replace(encoding="opaque" if row.kind == "opaque" else "plain")
+
+
+def _info(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+    return TensorInfo(
+        name=name,
+        path=tuple(name.split(".")),
+        dtype=TORCH.get(dtype.removeprefix("torch."), "uint8"),
+        shape=shape,
+        role=role_of((name,)),
+    )
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:
@@ -144,9 +161,8 @@ def _sparse_parts() -> Any:
 def _has_memory(tensor: torch.Tensor) -> bool:
     """Whether values lie in a buffer that can be read."""
     import torch  # noqa: PLC0415
-    from torch.nn.parameter import is_lazy  # noqa: PLC0415
 
-    if is_lazy(tensor) or tensor.device.type == "meta" or tensor.is_nested:
+    if tensor.device.type == "meta" or tensor.is_nested:
         return False
     if tensor.layout is not torch.strided or hasattr(tensor, "__tensor_flatten__"):
         return False
@@ -154,7 +170,7 @@ def _has_memory(tensor: torch.Tensor) -> bool:
         storage = tensor.untyped_storage()
     except (NotImplementedError, RuntimeError):
         return False
-    return storage.nbytes() > 0 or not tensor.numel()
+    return storage.device.type != "meta" and (storage.nbytes() > 0 or not tensor.numel())
 
 
 def _quantised(info: TensorInfo, tensor: torch.Tensor, memory: LiveMemory) -> Iterator[TensorInfo]:
@@ -177,23 +193,27 @@ def _quantised(info: TensorInfo, tensor: torch.Tensor, memory: LiveMemory) -> It
 
 
 def _layers(module: nn.Module) -> Iterator[tuple[str, LayerConfig]]:
-    for name, each in module.named_modules():
-        if name:
-            settings = {
-                key: value
-                for key, value in vars(each).items()
-                if not key.startswith("_") and _is_plain(value)
-            }
-            yield (
-                name,
-                LayerConfig(
-                    name=name,
-                    class_name=type(each).__name__,
-                    epsilon=_number(settings.get("eps")),
-                    momentum=_number(settings.get("momentum")),
-                    settings=settings,
-                ),
-            )
+    for name, each in module.named_modules(remove_duplicate=False):
+        if not name:
+            continue
+        settings = {
+            key: value
+            for key, value in vars(each).items()
+            if not key.startswith("_") and _is_plain(value)
+        }
+        if hasattr(each, "original_name"):  # a scripted module keeps its settings elsewhere
+            told = {key: getattr(each, key, None) for key in ("eps", "momentum")}
+            settings = {key: value for key, value in told.items() if _is_plain(value)}
+        yield (
+            name,
+            LayerConfig(
+                name=name,
+                class_name=class_name_of(each),
+                epsilon=_number(settings.get("eps")),
+                momentum=_number(settings.get("momentum")),
+                settings=settings,
+            ),
+        )
 
 
 def _is_plain(value: Any) -> bool:

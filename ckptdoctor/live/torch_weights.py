@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,14 +11,15 @@ import numpy as np
 from ..errors import UsageError
 from ..matching import Match, match
 from ..tensors import TensorInfo, TensorTable
+from .loaded import Loaded
 from .torch_subject import require_module, unwrapped
-from .torch_table import held_tensors, module_table
+from .torch_table import held_tensors, module_table, packed_tensors
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Loaded", "load_weights"]
+__all__ = ["load_weights"]
 
 _SHOWN = 5
 """Names in a message."""
@@ -28,31 +29,6 @@ _WORDS = {
     **{f"float8_{name}": "uint8" for name in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")},
 }
 """Types that torch takes from no array -> those of the same width that it does."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """What a module took from a checkpoint.
-
-    Parameters
-    ----------
-    pairs
-        Tensor of the module -> tensor of the file.
-    missing
-        Tensors of the module that the file does not hold and that may stay as they are.
-    surplus
-        Weights of the file that the module has no place for.
-    misshaped
-        Those of another shape: module's, file's.  Always empty, or loading was refused.
-    notes
-        Sentences for the user.
-    """
-
-    pairs: Mapping[str, str]
-    missing: tuple[str, ...] = ()
-    surplus: tuple[str, ...] = ()
-    misshaped: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def load_weights(
@@ -72,6 +48,12 @@ def load_weights(
     which
         The weights, or their moving average.
 
+    Returns
+    -------
+    Loaded
+        Partners; buffers that the file does not hold, and that may stay as they are, are in its
+        notes.
+
     Raises
     ------
     UsageError
@@ -80,11 +62,20 @@ def load_weights(
     """
     require_module(module)
     module = unwrapped(module)
+    packed = next(iter(packed_tensors(module)), None)
+    if packed is not None:
+        hint = "have its factory load them"
+        raise UsageError(f"the model keeps {packed!r:.200} packed: no weights fit", hint=hint)
     targets = held_tensors(module)
     patient = module_table(module)
     offered = _offered(patient, table, which)
     found = match(patient, offered)
     pairs = {name: other for name, other in found.pairs.items() if name in targets}
+    pairs |= {  # one number may be a scalar or a vector of one
+        name: other
+        for name, other in found.misshaped
+        if name in targets and targets[name].numel() == offered[other].size == 1
+    }
     missing = _check_complete(targets, pairs, found, offered)
     for name, other in pairs.items():
         _check_readable(offered[other], name, table.path)
@@ -92,10 +83,10 @@ def load_weights(
     if missing:
         notes.append(f"{table.path} does not hold {_listed(missing)}: the model's own stay")
     if found.surplus:
-        notes.append(f"{_listed(found.surplus)} of {table.path} has no place in the model")
+        notes.append(f"{_listed(found.surplus)} of {table.path} have no place in the model")
     for name, other in pairs.items():
         _fill(targets[name], offered, other)
-    return Loaded(pairs=pairs, missing=missing, surplus=found.surplus, notes=tuple(notes))
+    return Loaded(pairs=pairs, surplus=found.surplus, notes=tuple(notes))
 
 
 def _offered(patient: TensorTable, table: TensorTable, which: str) -> TensorTable:
@@ -103,7 +94,8 @@ def _offered(patient: TensorTable, table: TensorTable, which: str) -> TensorTabl
     infos = {name: info for name, info in table.infos.items() if info.role in roles}
     if not infos:
         what = "moving average" if which == "ema" else "weights"
-        hint = "it may hold a moving average only" if which == "model" else ""
+        average = which == "model" and any(info.role == "ema" for info in table.values())
+        hint = "it holds a moving average of them" if average else ""
         raise UsageError(f"holds no {what} of a model", where=table.path, hint=hint)
     return replace(table, infos=infos)
 
@@ -113,15 +105,16 @@ def _check_complete(
 ) -> tuple[str, ...]:
     """Names that are missing and may be."""
     for ours, theirs in found.misshaped:
-        if ours in targets:
+        if ours in targets and ours not in pairs:
             shapes = f"{tuple(targets[ours].shape)} in the model, {offered[theirs].shape} in it"
             message = f"{theirs!r:.200} does not fit the model: {ours!r:.200} is {shapes}"
             raise UsageError(message, where=offered.path)
     missing = tuple(name for name in targets if name not in pairs)
     needed = [name for name in missing if _needed(name, targets[name])]
     if needed:
-        message = f"does not hold {len(needed)} of {len(targets)} weights of the model: "
-        raise UsageError(message + _listed(needed), where=offered.path)
+        message = f"does not hold {len(needed)} of {len(targets)} tensors of the model: "
+        hint = "is it of another model?"
+        raise UsageError(message + _listed(needed), where=offered.path, hint=hint)
     return missing
 
 

@@ -37,8 +37,8 @@ class BnReset(Remedy):
     What it costs
     -------------
     Little where few layers are broken (accuracy 0.924 of 0.926 with 2 of 100 layers, 0.87 of 0.995
-    with 2 of 9), nearly all where all are (0.21 of 0.995).  A donor gives more, recomputing the
-    statistics with data gives all.
+    with 2 of 9), nearly all where all are (0.21 of 0.995).  A donor gives more, ``--recalibrate``
+    gives all.
     """
 
     name = "bn-reset"
@@ -74,8 +74,8 @@ class BnReset(Remedy):
         if 2 * len(reset) >= every > 2 and scope != "all":
             text = (
                 f"{len(reset):,} of {every:,} BatchNorms are reset: where all of them were broken "
-                "that left an accuracy of 0.21 of 0.995; --donor OLD kept 0.994, recomputing the "
-                "statistics with data 0.998."
+                "that left an accuracy of 0.21 of 0.995; --donor OLD kept 0.994, "
+                "--recalibrate MODEL --data BATCH 0.998."
             )
             yield Remark(remedy=self.name, text=text)
         yield from self._constant(patient, {*left, *reset})

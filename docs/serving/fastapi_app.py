@@ -6,9 +6,10 @@ FastAPI behind the preflight: the server does not start with a checkpoint that i
 
 import os
 from contextlib import asynccontextmanager
+from typing import Annotated
 
 from classifier import load, predict
-from fastapi import FastAPI, Request
+from fastapi import Body, FastAPI, Request
 
 from ckptdoctor.serving.lifespan import Preflighted
 
@@ -32,5 +33,5 @@ def healthz(request: Request) -> dict:
 
 
 @app.post("/predict")
-def answer(request: Request, image: list) -> list[float]:
+def answer(request: Request, image: Annotated[list, Body()]) -> list[float]:
     return predict(request.app.state.model, image)

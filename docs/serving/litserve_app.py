@@ -1,5 +1,5 @@
 """
-LitServe: once per server before its workers start, and in each worker before it loads.
+LitServe: each worker examines the checkpoint before it loads it; one refusal ends the server.
 
     CHECKPOINT=model.safetensors python litserve_app.py 8000
 """

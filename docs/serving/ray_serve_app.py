@@ -1,10 +1,8 @@
 """
-Ray Serve: each replica examines the checkpoint on the node where it will load it.
+Ray Serve: refused before a running replica is touched, and again by each replica on its node.
 
-    CHECKPOINT=model.safetensors serve run ray_serve_app:app
+    serve run ray_serve_app:app checkpoint=/models/model.safetensors cache=/var/cache/ckptdoctor
 """
-
-import os
 
 from classifier import load, predict
 from ray import serve
@@ -12,18 +10,18 @@ from starlette.requests import Request
 
 import ckptdoctor
 
-CHECKPOINT = os.environ["CHECKPOINT"]
-CACHE = os.environ.get("CKPTDOCTOR_CACHE")
-
 
 @serve.deployment(max_constructor_retry_count=1)  # an unfit file stays unfit
 class Classifier:
     def __init__(self, checkpoint: str, cache: str | None) -> None:
-        self.report = ckptdoctor.preflight(checkpoint, cache=cache)
+        ckptdoctor.preflight(checkpoint, cache=cache)  # replicas on other nodes, and later ones
         self.model = load(checkpoint)
 
     async def __call__(self, request: Request) -> list[float]:
         return predict(self.model, await request.json())
 
 
-app = Classifier.bind(CHECKPOINT, CACHE)
+def app(settings: dict[str, str]) -> serve.Application:
+    checkpoint, cache = settings["checkpoint"], settings.get("cache")
+    ckptdoctor.preflight(checkpoint, cache=cache)
+    return Classifier.bind(checkpoint, cache)

@@ -21,7 +21,7 @@ CHECKPOINT = os.environ["CHECKPOINT"]
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette):
+async def lifespan(_app: Starlette):
     report = await ckptdoctor.apreflight(CHECKPOINT, cache=os.environ.get("CKPTDOCTOR_CACHE"))
     yield {"model": load(CHECKPOINT), "preflight": report}
 

@@ -845,7 +845,7 @@ class TestJson:
         assert (document["schema"], document["tool"]["name"]) == (1, "ckptdoctor")
         assert list(document) == ["schema", "tool", "repair"]
         assert list(document["repair"]) == [
-            "file", "format", "done", "dry_run", "verdict", "donor", "written", "plan", "cured",
+            "file", "format", "done", "dry_run", "verdict", "donor", "recalibration", "written", "plan", "cured",
             "uncured", "remaining", "error",
         ]  # fmt: skip
 

@@ -1,0 +1,83 @@
+"""The ``probe`` command: options -> probing -> report -> exit code, no logic."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CkptDoctorError, InternalError
+from ..exits import CLEAN, FINDINGS
+from ..findings import Severity
+from ..probing.probe import probe
+from ..probing.results import ProbeReport
+from ..report.probe import render
+from ..report.probe_json import probe_json
+from ..results import ErrorInfo, View
+from ..terminal import ProgressLine, colored, is_terminal, put, width_of
+
+if TYPE_CHECKING:
+    from .wishes import ProbeWish
+
+__all__ = ["run_probe"]
+
+
+def run_probe(wish: ProbeWish) -> int:
+    """Probe one model, tell of it, and return the exit code.
+
+    What the user's code prints goes to standard error: standard output is the report.
+
+    Raises
+    ------
+    CkptDoctorError
+        If it could not be probed.
+    """
+    line = ProgressLine(sys.stderr, enabled=not wish.quiet and is_terminal(sys.stderr))
+    stream = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            report = probe(wish.model, **wish.given, note=_told(wish.model, line))
+    except CkptDoctorError as error:
+        if wish.format == "json":
+            put(stream, probe_json(_failed(wish.model, error)))
+        raise
+    finally:
+        line.clear()
+    if wish.format == "json":
+        put(stream, probe_json(report))
+    else:
+        view = View(
+            width=width_of(stream),
+            encoding=getattr(stream, "encoding", None) or "utf-8",
+            color=colored(wish.color, stream),
+            quiet=wish.quiet,
+            fail_on=Severity.ERROR,
+        )
+        put(stream, render(report, view, wish.layers))
+    return CLEAN if report.clean else FINDINGS
+
+
+_STEPS = ("opening", "weights", "inference mode", "training mode", "float16", "bfloat16",
+          "searching the samples")  # fmt: skip
+
+
+def _told(model: str, line: ProgressLine) -> Any:
+    """Progress by steps: how long each takes, nobody knows."""
+
+    def note(what: str) -> None:
+        line.clear()
+        line.start(f"{what}: {model}")
+        line(_STEPS.index(what) if what in _STEPS else 0, len(_STEPS))
+
+    return note
+
+
+def _failed(model: str, error: CkptDoctorError) -> ProbeReport:
+    info = ErrorInfo(
+        type=type(error).__name__,
+        message=error.message,
+        where=error.where or model,
+        hint=error.hint,
+        bug=isinstance(error, InternalError),
+    )
+    return ProbeReport(model=model, error=info)

@@ -1,0 +1,60 @@
+"""Reports that commands write to files, and the paths they are given: checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from ..exits import CLEAN, UNCHECKED, USAGE
+from ..report import renderer
+from ..terminal import say
+
+if TYPE_CHECKING:
+    from ..results import Report, View
+
+__all__ = ["REPORT_WIDTH", "check_paths", "write_report"]
+
+REPORT_WIDTH = 100
+"""Columns of a text report in a file."""
+
+
+def check_paths(paths: Sequence[str], reports: Iterable[tuple[str, str]]) -> None:
+    """See that there is something at each path, and that each report can be written.
+
+    Raises
+    ------
+    UsageError
+        If not.
+    """
+    for path in paths:
+        if not path or not _exists(Path(path)):
+            raise UsageError("no such file or folder", where=path or "''")
+    for _, file in reports:
+        from ..report.files import check_target  # noqa: PLC0415  (tempfile costs 5 ms)
+
+        check_target(file, paths)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, a NUL
+        return False
+
+
+def write_report(kind: str, file: str, reports: Sequence[Report], view: View) -> int:
+    """Write reports to a file, never over what they are about; returns the exit code of that."""
+    from ..report.files import guard_inputs, write  # noqa: PLC0415
+
+    try:
+        guard_inputs(file, reports)
+        write(file, renderer(kind)(reports, view))
+    except UsageError as error:
+        say(str(error))
+        return USAGE
+    except OSError as error:
+        say(f"{file}: the report could not be written: {error.strerror}")
+        return UNCHECKED
+    return CLEAN

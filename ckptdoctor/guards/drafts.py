@@ -1,0 +1,181 @@
+"""A checkpoint written by somebody else's function: beside its target first, then in its place.
+
+The function gets a path of the same name in a hidden folder beside the target: Keras decides the
+format by the extension, torch names the folder in its archive after the file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import UsageError, WriteError
+from ..write.draft import draft_name, flush_folder, lock, remove_leftovers
+
+__all__ = ["check_saved", "drafted", "local_path", "place", "put_aside"]
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_PREVIOUS = ".previous-ckptdoctor"
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Path that a checkpoint is to have in the end, links followed.
+
+    Raises
+    ------
+    UsageError
+        If it is empty or no path of this machine.
+
+    Examples
+    --------
+    >>> local_path("s3://bucket/model.pt")
+    Traceback (most recent call last):
+    ckptdoctor.errors.UsageError: s3://bucket/model.pt: is no path of this machine
+    """
+    name = os.fspath(path)
+    if not name or Path(name).name in ("", ".."):
+        raise UsageError("expected the path of a checkpoint to write", where=name or "''")
+    if _URL.match(name):
+        hint = "save to a local path and copy what was accepted"
+        raise UsageError("is no path of this machine", where=name, hint=hint)
+    return Path(os.path.realpath(name))
+
+
+@contextmanager
+def drafted(target: Path) -> Iterator[Path]:
+    """Path to save to, in a folder of its own; what is still there in the end goes.
+
+    Raises
+    ------
+    WriteError
+        If nothing can be written beside the target.
+    """
+    _restore(target)
+    remove_leftovers(target)
+    home = target.with_name(draft_name(target))
+    try:
+        home.mkdir(parents=True)
+    except OSError as error:
+        message = f"the folder takes no new one: {error.strerror}"
+        raise WriteError(message, where=str(target.parent)) from None
+    held = _hold(home)
+    try:
+        yield home / target.name
+    finally:
+        if held is not None:
+            os.close(held)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _hold(home: Path) -> int | None:
+    """Lock the folder while it is in use, where folders can be opened: see `Draft`."""
+    try:
+        fd = os.open(home, os.O_RDONLY)
+    except OSError:
+        return None
+    lock(fd)
+    return fd
+
+
+def place(draft: Path, target: Path) -> None:
+    """Put what was saved in its target's place, after the disk has all of it.
+
+    A file takes the place in one step.  A folder cannot: the old one steps aside under a name of
+    its own, and the next save puts it back should the process die between the two steps.
+
+    Raises
+    ------
+    WriteError
+        If the operating system refuses; the target is as it was.
+    """
+    try:
+        _flush(draft)
+        if draft.is_dir() and target.is_dir():
+            _swap(draft, target)
+        else:
+            draft.replace(target)
+    except OSError as error:
+        message = f"could not be replaced: {error.strerror}; it is as it was"
+        raise WriteError(message, where=str(target)) from None
+    flush_folder(target.parent)
+
+
+def check_saved(draft: Path, target: Path) -> None:
+    """Make sure that the function wrote what it was told to.
+
+    Raises
+    ------
+    WriteError
+        If it did not; the target is as it was.
+    """
+    found = sorted(path.name for path in draft.parent.iterdir())
+    if found == [draft.name]:
+        return
+    others = [name for name in found if name != draft.name]
+    if not others:
+        hint = "save must write to the path that it is given, and be done when it returns"
+        raise WriteError("nothing was saved", where=str(target), hint=hint)
+    shown = ", ".join(repr(name[:60]) for name in others[:3])
+    message = f"expected one file of this name, found {shown}"
+    hint = "name the file as its format does, or a folder where there are several"
+    raise WriteError(message, where=str(target), hint=hint)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk take a file, or every file of a folder: torch, Keras and safetensors do not."""
+    if path.is_dir():
+        for folder, _, names in os.walk(path):
+            for name in names:
+                _flush_file(Path(folder, name))
+            flush_folder(Path(folder))
+    else:
+        _flush_file(path)
+
+
+def _flush_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _swap(draft: Path, target: Path) -> None:
+    previous = target.with_name(f"{target.name}{_PREVIOUS}")
+    shutil.rmtree(previous, ignore_errors=True)  # the target is there: it is what was left over
+    target.rename(previous)
+    try:
+        draft.rename(target)
+    except BaseException:
+        previous.rename(target)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _restore(target: Path) -> None:
+    """Put a folder back whose replacement never came."""
+    previous = target.with_name(f"{target.name}{_PREVIOUS}")
+    if previous.is_dir() and not os.path.lexists(target):
+        with suppress(OSError):
+            previous.rename(target)
+
+
+def put_aside(draft: Path, target: Path) -> None:
+    """Keep something that is not to be used under a name that says so, instead of what was there.
+
+    Raises
+    ------
+    WriteError
+        If the operating system refuses.
+    """
+    try:
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        draft.replace(target)
+    except OSError as error:
+        message = f"could not be kept: {error.strerror}"
+        raise WriteError(message, where=str(target)) from None

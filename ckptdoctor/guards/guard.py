@@ -1,0 +1,211 @@
+"""What the callbacks share: the watch on the live model, the last good checkpoint, what is said."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import CkptDoctorError, UnfitCheckpointError, UsageError
+from ..report.escape import display
+from .pointer import Good, read_pointer, write_pointer
+from .saving import LOGGER, Saved, refusal, stepwise, told
+from .terms import Terms
+from .watching import Bad, Gauge, Watch
+
+__all__ = ["Guard", "Standin"]
+
+_T = TypeVar("_T")
+
+
+def _alone(mine: bool) -> bool:
+    return mine
+
+
+class Guard:
+    """One training run's guard, whatever the framework.
+
+    Parameters
+    ----------
+    terms
+        What is unfit, and what to do about it.
+    watch_every
+        Steps between two looks at the live model; 0 for none.
+
+    Attributes
+    ----------
+    first_bad
+        The first bad step, as long as the model is bad.
+    last_good
+        The newest checkpoint that was accepted.
+    speaks
+        Whether this process tells the user; in a distributed run one does.
+    agree
+        Says whether the answer is yes in any process; called by all of them at the same steps.
+    """
+
+    def __init__(self, terms: Terms, watch_every: int) -> None:
+        if type(watch_every) is not int or watch_every < 0:
+            message = (
+                f"expected watch_every to be a number of steps or 0, found {watch_every!r:.100}"
+            )
+            raise UsageError(message)
+        self.terms, self.watch_every = terms, watch_every
+        self.folder: Path | None = None
+        self.first_bad: Bad | None = None
+        self.last_good: Good | None = None
+        self.refused = False
+        self.speaks = True
+        self.agree: Callable[[bool], bool] = _alone
+        self._watch: Watch | None = None
+        self._since = 0
+
+    @property
+    def stops(self) -> bool:
+        """Whether training is to end now."""
+        return self.terms.on_unfit == "stop" and (self.refused or self.first_bad is not None)
+
+    def begin(self, folder: Path, step: int, make: Callable[[], Gauge]) -> None:
+        """Start to watch: first of all, whether the model is finite as training begins."""
+        self.folder, self.refused, self._since = folder, False, 0
+        self.last_good = _earlier(folder, step)
+        if not self.watch_every:
+            return
+        known, self.first_bad = self.first_bad, None
+        self._watch = self._attempt(lambda: Watch(make()))
+        mine = self._found(step)
+        if self.agree(mine is not None):
+            self._report(known or replace(mine or _elsewhere(step), from_start=True))
+
+    def check(self, step: int) -> None:
+        """Measure after a step, and look when it is time."""
+        if not self.watch_every or self.first_bad is not None:
+            return
+        if self._watch is not None:
+            self._attempt(partial(self._watch.measure, step))
+        self._since += 1
+        if self._since >= self.watch_every:
+            self._look(step)
+
+    def look_now(self, step: int) -> None:
+        """Look before something is saved."""
+        if not self.watch_every:
+            return
+        if self.first_bad is None:
+            self._look(step)
+        elif not self.agree(self._found(step) is not None):
+            self.first_bad = None  # somebody put it right
+
+    def settled(self, saved: Saved, step: int) -> None:
+        """Remember what became of a save, and say so; on the process that wrote it.
+
+        Raises
+        ------
+        UnfitCheckpointError
+            If it was refused, and that is asked for.
+        UncheckedCheckpointError
+            If it could not be checked, likewise.
+        """
+        self.refused = saved.answer == "unfit"
+        if saved.kept:
+            self._accept(Path(saved.path), step)
+        elif self.terms.on_unfit == "raise":
+            raise refusal(saved)
+        else:
+            LOGGER.warning("%s%s; %s", stepwise(step), told(saved), self._last_good())
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values that say what is known, for a checkpoint."""
+        return {"first_bad": asdict(self.first_bad) if self.first_bad else None}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what a checkpoint says; what it does not say is unknown."""
+        try:
+            self.first_bad = Bad(**state["first_bad"])
+        except (KeyError, TypeError):
+            self.first_bad = None
+
+    def _accept(self, path: Path, step: int) -> None:
+        if self.folder is None:
+            return
+        real = Path(os.path.realpath(path))
+        if real.is_relative_to(self.folder):
+            self.last_good = Good(real.relative_to(self.folder).as_posix(), step)
+            self._point()
+
+    def _look(self, step: int) -> None:
+        self._since = 0
+        mine = self._attempt(self._watch.look) if self._watch is not None else None
+        if self.agree(mine is not None):
+            self._report(mine or _elsewhere(step))
+
+    def _found(self, step: int) -> Bad | None:
+        """Look at the model as it is."""
+        watch = self._watch
+        if watch is None:
+            return None
+        self._attempt(partial(watch.measure, step))
+        return self._attempt(watch.look)
+
+    def _report(self, bad: Bad) -> None:
+        self.first_bad = bad
+        text = display(f"{bad.told()}; {self._last_good()}")
+        if self.speaks:
+            self._point()
+        if self.terms.on_unfit == "raise":
+            raise UnfitCheckpointError(text)
+        if self.speaks:
+            LOGGER.warning("%s", text)
+
+    def _last_good(self) -> str:
+        good = self.last_good
+        if good is None or self.folder is None:
+            return "no good checkpoint yet"
+        return f"last good: {self.folder / good.file} (step {good.step:,})"
+
+    def _point(self) -> None:
+        """Write ``last_good.json``; training goes on without it."""
+        if self.folder is None or self.last_good is None:
+            return
+        try:
+            write_pointer(self.folder, self.last_good, self.state()["first_bad"])
+        except CkptDoctorError as error:
+            LOGGER.warning("%s", error)
+
+    def _attempt(self, what: Callable[[], _T]) -> _T | None:
+        """Do something with the model that must not end its training."""
+        try:
+            return what()
+        except Exception:  # noqa: BLE001  whatever a model is made of, its training goes on
+            self._watch = None
+            message = "the live model is not watched any more; what is saved is still examined"
+            LOGGER.warning(message, exc_info=True)
+            return None
+
+
+def _elsewhere(step: int) -> Bad:
+    return Bad(step=step, tensor="a tensor in another process", kind="weight", value="NaN or Inf")
+
+
+def _earlier(folder: Path, step: int) -> Good | None:
+    """Return what a run that is being resumed left; a run from the start has nothing good yet."""
+    try:
+        good = read_pointer(folder)
+    except CkptDoctorError as error:
+        LOGGER.warning("%s", error)
+        return None
+    return good if good is not None and good.step <= step else None
+
+
+class Standin:
+    """An object with some of its methods replaced: what a framework saves by is one of them."""
+
+    def __init__(self, real: Any, **replaced: Any) -> None:
+        self._real = real
+        vars(self).update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)

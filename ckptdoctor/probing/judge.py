@@ -1,0 +1,423 @@
+"""From what was seen to what is wrong: signs with their severity, and where it began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..findings import Severity
+from .norms import EXPLODED, STALE, Drift
+from .precision import LIMITS, Precision
+from .results import FirstBad, ProbeReport, Samples, Sign, TrainMode
+from .trace import LayerRow
+from .weights import Known
+
+__all__ = ["AGREEING", "DIFFERENT", "first_bad", "frozen_row", "signs", "treated"]
+
+AGREEING = 0.8
+"""Share of samples on which inference and training mode agree, in a healthy model 0.95 to 1."""
+DIFFERENT = 0.6
+"""Norm of the difference of the outputs, for models without scores; 0 to 0.3 in healthy ones."""
+_SQUARES = 1e18
+"""Magnitude whose square leaves float32."""
+_HALF = 200.0
+"""Magnitude whose square leaves float16."""
+_LISTED = 5
+
+
+def first_bad(rows: Sequence[LayerRow], known: Known, norms: Sequence[Drift]) -> FirstBad | None:
+    """Find where values first stop being finite, and why; -Inf alone, as in masks, counts last."""
+    began = [row for row in rows if row.began]
+    if not began:
+        return None
+    grave = [row for row in began if row.outputs.badness == 2] or began
+    row = grave[0]
+    origin, reason = _cause(row, known, norms)
+    others = [other.layer for other in grave[1:] if other.layer != row.layer]
+    return FirstBad(
+        row=row,
+        origin=origin,
+        reason=reason,
+        said=known.said_of(row.layer),
+        others=tuple(dict.fromkeys(others)),
+    )
+
+
+def _cause(row: LayerRow, known: Known, norms: Sequence[Drift]) -> tuple[Any, str]:
+    sick = list(_sick_tensors(row.layer, known))
+    if sick:
+        return "weights", f"its own {_listed(sick)}: every input gives such values"
+    drift = next((d for d in norms if d.layer == row.layer), None)
+    if drift is not None and drift.negative:
+        low = f", down to {drift.var[0]:.3g}" if drift.var else ""
+        message = (
+            f"its running variance is negative in {drift.negative} of {drift.channels} channels"
+        )
+        return "statistics", message + low
+    overflow = _overflow(row, known)
+    if overflow:
+        return "overflow", overflow
+    if not row.leaf:
+        return "code", "the layers inside it are fine: its own code makes them"
+    return "arithmetic", (
+        "its weights and inputs are finite: its own arithmetic makes them "
+        "(a division by 0, a root or logarithm of what is negative, Inf - Inf)"
+    )
+
+
+def _sick_tensors(layer: str, known: Known) -> Iterator[str]:
+    for name in known.tensors_of(layer):
+        stats = known.stats.get(name)
+        if stats is not None and stats.nonfinite:
+            kind = "NaN" if stats.nan else "Inf"
+            leaf = name[max(name.rfind("."), name.rfind("/")) + 1 :]
+            yield f"{leaf} is {kind} in {stats.nonfinite:,} of {stats.count:,} values"
+
+
+def _overflow(row: LayerRow, known: Known) -> str:
+    """Tell an overflow by magnitudes near the end of the type; empty where it is none."""
+    largest = max(row.inputs.largest, row.outputs.largest)
+    dtypes = {known.table[name].dtype for name in known.tensors_of(row.layer)}
+    if "float16" in dtypes and _HALF < largest <= LIMITS["float16"]:
+        return f"an overflow: values reach {largest:.3g} in size, float16 ends at 65504"
+    if largest > _SQUARES:
+        return f"an overflow: values reach {largest:.3g} in size, float32 ends at 3.4e38"
+    return ""
+
+
+def frozen_row(
+    rows: Sequence[LayerRow], norms: Sequence[Drift], *, constant: bool
+) -> LayerRow | None:
+    """First layer that gives the same for every sample, of inputs that differ.
+
+    Where the model's output is ``constant``, a BatchNorm whose variance exploded comes first: it
+    leaves a thousandth of the differences, which float32 loses in some layer further down.
+    """
+    crushing = {d.layer for d in norms if constant and (d.typical or 0.0) > EXPLODED}
+    return next((row for row in rows if row.froze or row.layer in crushing), None)
+
+
+def treated(norms: Sequence[Drift], *, random: bool) -> tuple[str, ...]:
+    """BatchNorms that may explain why inference differs from training.
+
+    Random data fit no healthy statistics well: there only those that are far off count.
+    """
+    return tuple(d.layer for d in norms if d.far or (d.stale and not random))
+
+
+def signs(report: ProbeReport) -> tuple[Sign, ...]:
+    """Say what is wrong, errors first."""
+    found = [
+        *_about_samples(report.samples),
+        *_about_outputs(report),
+        *_about_norms(report),
+        *_about_training(report),
+        *_about_precision(report),
+        *_about_searches(report),
+        *_about_saturation(report),
+    ]
+    return tuple(sorted(found, key=lambda sign: -sign.severity))
+
+
+def _about_samples(samples: Samples | None) -> Iterator[Sign]:
+    if samples is None:
+        return
+    bad = samples.nonfinite
+    if bad:
+        listed = _listed([str(s.index) for s in bad])
+        message = (
+            f"{len(bad):,} of {samples.used + len(bad):,} samples hold NaN or Inf ({listed}): "
+            "left out of all that follows"
+        )
+        yield Sign(
+            kind="nonfinite-data",
+            severity=Severity.ERROR,
+            message=message,
+            measured={"samples": [s.index for s in bad]},
+        )
+    far = samples.outliers
+    if far:
+        listed = _listed([f"{s.index}: {s.low:.4g} to {s.high:.4g}" for s in far])
+        message = (
+            f"{len(far):,} of {samples.used:,} samples are far larger than the others, which reach "
+            f"{samples.usual:.4g} ({listed})"
+        )
+        yield Sign(
+            kind="outlying-data",
+            severity=Severity.WARNING,
+            message=message,
+            measured={"samples": [s.index for s in far], "usual": samples.usual},
+        )
+
+
+def _about_outputs(report: ProbeReport) -> Iterator[Sign]:
+    first, used = report.first, report.samples.used if report.samples else 0
+    if report.bad:
+        kind = _kind_of_bad(first)
+        message = f"the model's output is {kind} for {report.bad:,} of {used:,} samples"
+        layer = first.row.layer if first else ""
+        measured = {"samples": report.bad, "of": used, "origin": first.origin if first else ""}
+        yield Sign(
+            kind="nonfinite-output",
+            severity=Severity.ERROR,
+            message=message,
+            layer=layer,
+            measured=measured,
+        )
+    elif first is not None:
+        severity = Severity.WARNING if first.row.outputs.badness == 2 else Severity.NOTE
+        out = first.row.outputs
+        message = (
+            f"gives {_kind_of_bad(first)} in {out.nonfinite:,} of {out.size:,} values, "
+            "which do not reach the model's output"
+        )
+        yield Sign(
+            kind="nonfinite-inside", severity=severity, message=message, layer=first.row.layer
+        )
+    if report.constant:
+        layer = report.frozen.layer if report.frozen else ""
+        message = f"the model's output is the same for all {used:,} samples, which differ"
+        yield Sign(kind="constant-output", severity=Severity.ERROR, message=message, layer=layer)
+    elif report.frozen is not None and not report.bad:
+        message = "gives the same for every sample, of inputs that differ"
+        yield Sign(
+            kind="constant-inside",
+            severity=Severity.NOTE,
+            message=message,
+            layer=report.frozen.layer,
+        )
+
+
+def _kind_of_bad(first: FirstBad | None) -> str:
+    if first is None or first.row.outputs.nan:
+        return "NaN"
+    out = first.row.outputs
+    return "Inf" if out.posinf else "-Inf"
+
+
+def _about_norms(report: ProbeReport) -> Iterator[Sign]:
+    """Say which BatchNorms do not fit the data: errors where the outputs suffer."""
+    random = report.samples is not None and report.samples.kind == "random"
+    suffers = bool(report.bad) or report.constant or disagrees(report.train)
+    for drift in sorted((d for d in report.norms if d.far), key=lambda d: -d.score):
+        severity = Severity.ERROR if drift.broken or (suffers and not random) else Severity.WARNING
+        yield Sign(
+            kind="broken-statistics" if drift.broken else _kind_of_drift(drift),
+            severity=severity,
+            message=drift_in_words(drift),
+            layer=drift.layer,
+            measured={
+                "nonfinite": drift.nonfinite,
+                "negative": drift.negative,
+                "channels": drift.channels,
+                "ratio": drift.ratio,
+                "typical": drift.typical,
+                "distance": drift.distance,
+            },
+        )
+    stale = [d for d in report.norms if d.stale and not d.far]
+    if stale and disagrees(report.train) and not random:
+        worst = max(stale, key=lambda d: d.score)
+        message = (
+            f"the statistics of {_layers(len(stale))} are {STALE:.0f} times or more from those of "
+            f"the data; the farthest: {drift_in_words(worst)}"
+        )
+        yield Sign(
+            kind="stale-statistics",
+            severity=Severity.ERROR,
+            message=message,
+            layer=worst.layer,
+            measured={"layers": [d.layer for d in stale]},
+        )
+
+
+def _kind_of_drift(drift: Drift) -> str:
+    ratio = drift.ratio or 1.0
+    if ratio > EXPLODED:
+        return "exploded-statistics"
+    return "collapsed-statistics" if ratio < 1 / EXPLODED else "shifted-statistics"
+
+
+def drift_in_words(drift: Drift) -> str:
+    """Say in one line how a BatchNorm's statistics relate to the data.
+
+    It is a clause about the layer, without its name.
+    """
+    if drift.nonfinite:
+        return (
+            f"running statistics are NaN or Inf in {drift.nonfinite} of {drift.channels} channels"
+        )
+    if drift.negative:
+        return f"running variance is negative in {drift.negative} of {drift.channels} channels"
+    parts = []
+    if drift.var is not None and drift.data_var is not None:
+        (low, high), (data_low, data_high) = drift.var, drift.data_var
+        parts.append(
+            f"running variance {low:.3g} to {high:.3g}, the data's {data_low:.3g} to {data_high:.3g}"
+        )
+    if drift.ratio is not None:
+        times = drift.ratio if drift.ratio >= 1 else 1 / drift.ratio
+        word = "larger" if drift.ratio >= 1 else "smaller"
+        parts.append(f"up to {times:,.4g} times {word}")
+    if drift.distance is not None and drift.distance > 1:
+        parts.append(f"mean {drift.distance:,.3g} standard deviations off")
+    return "; ".join(parts)
+
+
+def disagrees(train: TrainMode | None) -> bool:
+    """Whether inference mode gives other answers than training mode, which gives finite ones."""
+    if train is None or not train.agreement.reference:
+        return False
+    found = train.agreement
+    if found.finite < found.reference:
+        return True
+    share = found.share
+    return share < AGREEING if share is not None else found.difference > DIFFERENT
+
+
+def _about_training(report: ProbeReport) -> Iterator[Sign]:
+    train = report.train
+    if train is None:
+        return
+    found, random = train.agreement, report.samples is not None and report.samples.kind == "random"
+    if found.reference < found.samples:
+        bad = found.samples - found.reference
+        message = (
+            f"in training mode the output is not finite for {bad:,} of {found.samples:,} samples"
+        )
+        yield Sign(kind="nonfinite-in-training", severity=Severity.WARNING, message=message)
+    if not disagrees(train) or (random and not train.treated):
+        return  # no healthy statistics fit random data
+    words = f"inference and training mode {_agreeing(train)}"
+    explained = _explained(train)
+    if train.healed is not None:
+        count = len(train.treated)
+        words += (
+            f"; with the statistics of the batch in {_layers(count)} only: {_share(train.healed)}"
+        )
+    severity = Severity.ERROR if explained and not random else Severity.WARNING
+    if not train.treated:
+        severity = Severity.NOTE
+        words += ", though the running statistics fit the data: small batches may do that"
+    elif not explained:
+        words += "; that does not explain it"
+    yield Sign(
+        kind="train-eval-disagreement",
+        severity=severity,
+        message=words,
+        measured={
+            "share": found.share,
+            "difference": found.difference,
+            "treated": list(train.treated),
+            "explained": explained,
+        },
+    )
+
+
+def _agreeing(train: TrainMode) -> str:
+    found = train.agreement
+    if found.share is not None:
+        return f"agree on {found.same:,} of {found.samples:,} samples"
+    return f"differ by {found.difference:.3g} of the outputs' size"
+
+
+def _share(found: Any) -> str:
+    if found.share is not None:
+        return f"{found.same:,} of {found.samples:,}"
+    return f"{found.difference:.3g}"
+
+
+def _explained(train: TrainMode) -> bool:
+    """Whether batch statistics in the layers that do not fit close half of the gap or more."""
+    if train.healed is None:
+        return False
+    if train.healed.share is not None and train.agreement.share is not None:
+        return train.healed.share >= (1 + train.agreement.share) / 2
+    return train.healed.difference <= min(train.agreement.difference, 2.0) / 2
+
+
+def _about_precision(report: ProbeReport) -> Iterator[Sign]:
+    base = next((p for p in report.precisions if p.dtype == "float32"), None)
+    for found in report.precisions:
+        if found is base and found.training:
+            message = "training on these samples would spoil its running statistics"
+            yield _precision_sign("spoils", found, message, found.training)
+        if base is None or found is base:
+            continue
+        if found.bad > base.bad:
+            message = (
+                f"in {found.dtype} the output is not finite for {found.bad:,} of "
+                f"{found.samples:,} samples"
+            )
+            yield _precision_sign("overflows", found, message, found.first)
+        elif found.first and found.first != base.first:
+            message = f"in {found.dtype} its values leave the range of the type"
+            yield _precision_sign("overflows", found, message, found.first)
+        if found.training and found.training != base.training:
+            message = (
+                f"training in {found.dtype} on these samples would spoil its running statistics"
+            )
+            yield _precision_sign("spoils", found, message, found.training)
+
+
+def _precision_sign(kind: str, found: Precision, message: str, layer: str) -> Sign:
+    return Sign(
+        kind=f"{kind}-{found.dtype}",
+        severity=Severity.WARNING,
+        message=message,
+        layer=layer,
+        measured={"bad": found.bad, "samples": found.samples},
+    )
+
+
+def _about_searches(report: ProbeReport) -> Iterator[Sign]:
+    for search in report.searches:
+        if search.clean:
+            continue
+        if search.everyone:
+            message = f"{search.mode}: every sample breaks the model: it is not the data"
+        else:
+            parts = []
+            if search.culprits:
+                listed = _listed(
+                    [f"{c.index}: {c.low:.4g} to {c.high:.4g}" for c in search.culprits]
+                )
+                count = len(search.culprits)
+                verb = "breaks" if count == 1 else "break"
+                parts.append(f"{count:,} of {search.samples:,} samples {verb} the model ({listed})")
+            parts += [
+                f"samples {_listed([str(i) for i in group])} break it together only"
+                for group in search.groups
+            ]
+            message = f"{search.mode}: {'; '.join(parts)}"
+        rounded = " in " in search.mode
+        yield Sign(
+            kind="breaking-samples",
+            severity=Severity.WARNING if rounded or search.everyone else Severity.ERROR,
+            message=message,
+            measured={"mode": search.mode, "samples": [c.index for c in search.culprits]},
+        )
+
+
+def _about_saturation(report: ProbeReport) -> Iterator[Sign]:
+    stuck = [row for row in report.rows if row.stuck]
+    if stuck:
+        row = stuck[0]
+        others = f"; so are {_listed([r.layer for r in stuck[1:]])}" if stuck[1:] else ""
+        message = f"is saturated: {row.saturated or 0:.1%} of its outputs are at a limit{others}"
+        yield Sign(
+            kind="saturated",
+            severity=Severity.NOTE,
+            message=message,
+            layer=row.layer,
+            measured={"layers": [r.layer for r in stuck]},
+        )
+
+
+def _layers(count: int) -> str:
+    return "1 BatchNorm" if count == 1 else f"{count:,} BatchNorms"
+
+
+def _listed(words: Sequence[str]) -> str:
+    more = f" and {len(words) - _LISTED:,} more" if len(words) > _LISTED else ""
+    return ", ".join(words[:_LISTED]) + more

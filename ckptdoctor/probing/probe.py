@@ -1,0 +1,301 @@
+"""A model probed: opened, run on data in several ways, and judged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UsageError
+from ..live.batch_statistics import BatchStatistics
+from ..live.data import Data, read_data
+from ..live.naming import parse_model
+from ..live.opening import Opened, open_subject
+from ..live.subject import Arrays, Subject
+from ..shell import quoted
+from ..tensors import Array
+from .bisect import Search, search_inference, search_training
+from .feed import Feed, bad_rows
+from .judge import disagrees, first_bad, frozen_row, signs, treated
+from .norms import agreement, drifts
+from .precision import TYPES, Precision, in_precision, poisoned_in_training
+from .results import ProbeReport, Samples, TrainMode
+from .samples import look_at
+from .trace import Trace
+from .values import varies
+from .weights import File, file_report, known_weights
+
+__all__ = ["BATCH", "SAMPLES", "probe"]
+
+BATCH = 32
+"""Samples that are run together."""
+SAMPLES = 256
+"""Samples that are taken of the data unless asked for more."""
+
+Note = Callable[[str], None]
+
+
+def probe(
+    model: Any,
+    data: Any = "random",
+    *,
+    weights_file: str | os.PathLike[str] | None = None,
+    trust: bool = False,
+    bisect: bool = False,
+    samples: int = SAMPLES,
+    batch_size: int = BATCH,
+    precisions: Sequence[str] = TYPES,
+    note: Note | None = None,
+) -> ProbeReport:
+    """Run a model on data, and say which of its layers do harm.
+
+    Parameters
+    ----------
+    model
+        ``package.module:factory``, ``file.py:factory``, a file that holds a whole model, or a live
+        model: a ``torch.nn.Module`` or a ``keras.Model``.
+    data
+        A ``.npy`` or ``.npz`` file, ``random``, or arrays; see `ckptdoctor.live.data.read_data`.
+    weights_file
+        Checkpoint that the model takes its weights from.
+    trust
+        Unpickle a whole module, load what is unsafe to load.
+    bisect
+        Find the samples that break it.
+    samples
+        How many to take of the data; 0 for all.  All of them are searched by ``bisect``.
+    batch_size
+        How many to run together, where the model takes any number.
+    precisions
+        Types to compare with float32, of ``float16`` and ``bfloat16``.
+    note
+        Called with what is being done.
+
+    Returns
+    -------
+    ProbeReport
+        ``report.clean`` is the answer, ``report.signs`` the reasons.
+
+    Raises
+    ------
+    UsageError
+        If there is no such model or data, or they do not fit each other.
+    CkptDoctorError
+        If a file cannot be read, or the user's code fails.
+    """
+    note = note or _unheard
+    _check(samples, batch_size, precisions)
+    note("opening")
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
+    held = os.fspath(weights_file) if weights_file else ""
+    opened, file, read = _opened(model, data, held, trust=trust)
+    told, found = look_at(read, 0 if bisect else samples)
+    used = found[:samples] if samples else found
+    folder = str(Path(opened.code).parent) if opened.code.endswith(".py") else ""
+    feed = Feed(opened.subject, read, batch_size, folder)
+    report = ProbeReport(
+        model=model if isinstance(model, str) else _called(opened.subject, model),
+        framework=opened.subject.framework,
+        file=opened.file,
+        code=opened.code,
+        samples=told,
+        notes=_notes(opened, told, len(used)),
+    )
+    if len(used):
+        note("weights")
+        report = _run(report, feed, used, opened, file, precisions, note)
+        if bisect:
+            note("searching the samples")
+            report = replace(report, searches=_searches(feed, found, precisions))
+    report = replace(report, signs=signs(report))
+    return replace(report, next=_next(report))
+
+
+def _check(samples: int, batch_size: int, precisions: Sequence[str]) -> None:
+    if samples < 0 or batch_size < 1:
+        message = f"expected samples of 0 or more in batches of 1 or more, found {samples}"
+        raise UsageError(f"{message} in batches of {batch_size}")
+    unknown = [dtype for dtype in precisions if dtype not in TYPES]
+    if unknown:
+        raise UsageError(
+            f"expected {' or '.join(TYPES)} to compare with, found {unknown[0]!r:.100}"
+        )
+
+
+def _unheard(_: str) -> None:
+    """Hear of progress, and say nothing."""
+
+
+def _opened(
+    model: Any, data: Any, weights_file: str, *, trust: bool
+) -> tuple[Opened, File | None, Data]:
+    """Make the model, inspect its file and read the data, the cheapest to fail first."""
+    held = weights_file or (parse_model(model).file if isinstance(model, str) else "")
+    file = file_report(held) if held else None
+
+    def sample(subject: Subject) -> Sequence[Any]:
+        return _read(data, subject).filled([0])
+
+    opened = open_subject(
+        model,
+        weights_file=weights_file,
+        which=file.which if file is not None else "model",
+        trust=trust,
+        unsafe=file.unsafe if file is not None else "",
+        sample=sample,
+    )
+    return opened, file, _read(data, opened.subject)
+
+
+def _read(data: Any, subject: Subject) -> Data:
+    return read_data(data, subject.inputs())
+
+
+def _called(subject: Subject, model: Any) -> str:
+    held = getattr(subject, "module", getattr(subject, "model", model))
+    return type(held).__name__
+
+
+def _notes(opened: Opened, samples: Samples, used: int) -> tuple[str, ...]:
+    notes = [f"runs the code of {opened.code}"] if opened.code else []
+    if opened.loaded is not None:
+        notes += opened.loaded.notes
+    if used < samples.used:
+        notes.append(f"all samples are searched, the first {used:,} are looked at layer by layer")
+    return (*notes, *samples.notes)
+
+
+def _run(
+    report: ProbeReport,
+    feed: Feed,
+    used: Array,
+    opened: Opened,
+    file: File | None,
+    precisions: Sequence[str],
+    note: Note,
+) -> ProbeReport:
+    """Run the samples in inference mode, in training mode and in narrower types."""
+    note("inference mode")
+    trace = Trace()
+    outputs: list[Arrays] = []
+    bad = 0
+    for batch in feed.batches(used):
+        trace.start(feed.data.batch or len(batch))
+        outputs.append(feed.run(batch, trace))
+        bad += int(bad_rows(outputs[-1], len(batch)).sum())
+    known = known_weights(opened, file)
+    report = replace(
+        report,
+        rows=trace.rows(),
+        bad=bad,
+        constant=not bad and _constant(outputs),
+        said=known.said,
+        layers=known.layers,
+    )
+    note("training mode")
+    report = _with_norms(report, feed, used, outputs)
+    report = replace(
+        report,
+        first=first_bad(report.rows, known, report.norms),
+        frozen=frozen_row(report.rows, report.norms, constant=report.constant),
+    )
+    for dtype in precisions:
+        note(dtype)
+        found = in_precision(feed, used, dtype, outputs)
+        found = replace(found, training=poisoned_in_training(feed, used, dtype))
+        report = replace(report, precisions=(*report.precisions, found))
+    own = Precision(
+        dtype="float32",
+        first=report.first.row.layer if report.first else "",
+        index=report.first.row.index if report.first else 0,
+        bad=bad,
+        samples=len(used),
+        training=poisoned_in_training(feed, used, ""),
+    )
+    return replace(report, precisions=(own, *report.precisions))
+
+
+def _constant(outputs: Sequence[Arrays]) -> bool:
+    """Whether all outputs are the same for all samples; False for a single one."""
+    joined = [np.concatenate(parts) for parts in zip(*outputs, strict=True) if parts[0].ndim]
+    samples = max((len(array) for array in joined), default=0)
+    return bool(joined) and all(varies(array, samples) is False for array in joined)
+
+
+def _with_norms(
+    report: ProbeReport, feed: Feed, used: Array, outputs: Sequence[Arrays]
+) -> ProbeReport:
+    """Compare BatchNorms with the data, and inference mode with training mode."""
+    names = tuple(feed.subject.norms)
+    if not names:
+        return report
+    if report.samples is not None and report.samples.outliers:
+        # one sample far off outweighs all others in a variance
+        used = np.setdiff1d(used, [sample.index for sample in report.samples.outliers])
+        outputs = [feed.run(batch) for batch in feed.batches(used)]
+    trained, statistics = _in_training(feed, used, names)
+    norms = tuple(d for d in drifts(feed.subject, statistics) if d.values or d.broken)
+    found = agreement([(a[0], b[0]) for a, b in zip(outputs, trained, strict=True)])
+    random = report.samples is not None and report.samples.kind == "random"
+    train = TrainMode(
+        agreement=found,
+        treated=treated(norms, random=random),
+        batch=feed.data.batch or max(map(len, feed.batches(used)), default=0),
+    )
+    if train.treated and disagrees(train):
+        healed, _ = _in_training(feed, used, train.treated)
+        pairs = [(a[0], b[0]) for a, b in zip(healed, trained, strict=True)]
+        train = replace(train, healed=agreement(pairs))
+    return replace(report, norms=norms, train=train)
+
+
+def _in_training(
+    feed: Feed, used: Array, names: Sequence[str]
+) -> tuple[list[Arrays], BatchStatistics]:
+    chosen = frozenset(names)
+    with BatchStatistics(feed.subject, names) as statistics:
+        outputs = [feed.run(batch, statistics, only=chosen) for batch in feed.batches(used)]
+    return outputs, statistics
+
+
+def _searches(feed: Feed, used: Array, precisions: Sequence[str]) -> tuple[Search, ...]:
+    """Search in inference and in training mode; in a narrower type where float32 is clean."""
+    found: list[Search] = []
+    for search in (search_inference, search_training):
+        if search is search_training and not feed.subject.norms:
+            continue
+        for rounding in ("", *precisions):
+            if rounding and not found[-1].clean:
+                continue
+            found.append(search(feed, used, rounding))
+    return tuple(search for search in found if not search.clean or " in " not in search.mode)
+
+
+def _next(report: ProbeReport) -> tuple[tuple[str, str], ...]:
+    """Commands that follow from what was found."""
+    if report.clean or report.samples is None:
+        return ()
+    sick = any(d.far for d in report.norms) or "stale-statistics" in {s.kind for s in report.signs}
+    norms = {drift.layer for drift in report.norms}
+    first = report.first
+    lost = first is not None and first.origin == "weights" and first.row.layer not in norms
+    if not report.file:
+        return ()
+    file = quoted(_plain(report.file))
+    if sick and not lost and report.samples.kind == "file":
+        command = (
+            f"ckptdoctor repair {file} --recalibrate {quoted(report.model)} "
+            f"--data {quoted(report.samples.source)}"
+        )
+        return ((command, "recomputes the broken statistics from these samples"),)
+    if lost or sick:
+        return ((f"ckptdoctor inspect {file}", "says what is lost and what can be had back"),)
+    return ()
+
+
+def _plain(file: str) -> str:
+    return f"./{file}" if file.startswith("-") else file

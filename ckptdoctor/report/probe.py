@@ -1,0 +1,420 @@
+"""A probe as text: what is wrong, where it begins, the layers around it, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+from ..findings import Finding, Severity
+from ..probing.norms import Agreement, Drift
+from ..probing.results import FirstBad, ProbeReport, Sign
+from ..probing.trace import LayerRow
+from ..probing.values import Span
+from ..results import View
+from .escape import display, shorten
+from .grid import Column, grid, number
+from .words import INDENT, labelled, many, paint, word, wrap
+
+__all__ = ["Layers", "chosen", "render"]
+
+Layers = Literal["near", "all", "none"]
+"""Which rows of the layer table: those around what is wrong, all, or none."""
+
+_LABEL = 10
+_FEW = 24
+"""Layers that are shown all where something is wrong."""
+_AROUND = 2
+"""Rows before and after where it begins."""
+_WEAK = 6
+"""Other rows that matter, at most, with the one before and after: what is beyond is counted."""
+_NORMS = 12
+_SAID = 3
+_NAME = 60
+_MESSAGE = 400
+
+
+def render(report: ProbeReport, view: View, layers: Layers = "near") -> str:
+    """Return the text; of a quiet view only what is wrong, a line each."""
+    if report.error is not None:
+        hint = f"; {report.error.hint}" if report.error.hint else ""
+        message = display(report.error.message + hint)
+        return f"{display(report.model)}: could not be probed: {message}\n"
+    if view.quiet:
+        return "".join(f"{line}\n" for line in _quiet(report, view))
+    table = partial(_layers, layers=layers)
+    sections = (_head, _verdict, _first, _signs, _norms, table, _types, _next)
+    texts = ["\n".join(section(report, view)) for section in sections]
+    return "\n\n".join(text for text in texts if text) + "\n"
+
+
+def _quiet(report: ProbeReport, view: View) -> Iterator[str]:
+    for sign in report.signs:
+        if view.fail_on is not None and sign.severity >= view.fail_on:
+            severity = word(sign.severity.name.lower(), view)
+            yield f"{display(report.model)}: {severity} {sign.kind}: {_sentence(sign)}"
+
+
+def _head(report: ProbeReport, view: View) -> Iterator[str]:
+    title = display(report.model)
+    if report.file and report.file != report.model:
+        title += f" with the weights of {display(report.file)}"
+    first, *rest = wrap(title, view, "", INDENT)
+    yield paint(first, "1", view)
+    yield from (paint(line, "1", view) for line in rest)
+    calls, names = len(report.rows), len({row.layer for row in report.rows})
+    counts = [many(names, "layer")]
+    if calls > names:
+        counts.append(f"{calls:,} calls of them")
+    counts.append(many(len(report.norms), "BatchNorm"))
+    if report.rows:
+        yield from wrap(f"{report.framework}: {', '.join(counts)}", view, INDENT)
+    samples = report.samples
+    if samples is not None:
+        shapes = ", ".join(
+            f"{'x'.join(map(str, shape)) or 'scalar'} {dtype}"
+            for shape, dtype in zip(samples.shapes, samples.dtypes, strict=True)
+        )
+        of = "" if samples.used == samples.total else f" of {samples.total:,}"
+        number_ = f"{samples.used:,}{of} {'sample' if samples.total == 1 else 'samples'}"
+        text = f"data: {display(samples.source)}, {number_} of {shapes}, {_range(samples.span)}"
+        yield from wrap(text, view, INDENT, INDENT + "  ")
+    for note in report.notes:
+        yield from wrap(display(note), view, INDENT, INDENT + "  ")
+
+
+def _range(span: Span) -> str:
+    if not span.finite:
+        return "none of them finite" if span.size else "none"
+    return f"{span.low:.4g} to {span.high:.4g}"
+
+
+def _verdict(report: ProbeReport, view: View) -> Iterator[str]:
+    errors = [sign for sign in report.signs if sign.severity is Severity.ERROR]
+    warnings = [sign for sign in report.signs if sign.severity is Severity.WARNING]
+    verdict = "unfit" if errors else "suspect" if warnings else "fit"
+    counts = [many(len(s), w) for s, w in ((errors, "error"), (warnings, "warning")) if s]
+    reason = " and ".join(counts) or "nothing found against what it makes of these samples"
+    lines = wrap(reason, view, " " * 19)
+    yield f"{INDENT}{'model':8}{word(verdict, view, 9)}{lines[0].strip()}"
+    yield from lines[1:]
+
+
+def _first(report: ProbeReport, view: View) -> Iterator[str]:
+    """Say where it begins: the layer, what it was given, why, and what the file says of it."""
+    first, frozen = report.first, report.frozen
+    if first is not None and (report.bad or first.row.outputs.badness == 2):
+        yield from labelled("first", _began(first), view, _LABEL)
+        yield from labelled(
+            "inputs", f"{_range(first.row.inputs)}{_how_fine(first.row)}", view, _LABEL
+        )
+        yield from labelled("why", display(first.reason), view, _LABEL)
+        if first.others:
+            listed = ", ".join(_name(name) for name in first.others[:4])
+            more = f" and {len(first.others) - 4:,} more" if len(first.others) > 4 else ""
+            yield from labelled("also", f"begins in {listed}{more}", view, _LABEL)
+        yield from _said(first.said, report, view)
+    elif frozen is not None and report.constant:
+        text = "gives the same for every sample"
+        if not frozen.constant:
+            text = "its running variance leaves next to nothing of the differences between samples"
+        yield from labelled("first", f"{_title(frozen)}: {text}", view, _LABEL)
+        yield from labelled("inputs", f"{_range(frozen.inputs)}, which differ", view, _LABEL)
+        said = [f for f in report.said if report.layers.get(f.tensor) == frozen.layer]
+        yield from _said(said, report, view)
+
+
+def _how_fine(row: LayerRow) -> str:
+    if not row.inputs.size:
+        return ""
+    if row.inputs.nonfinite:
+        return f", {row.inputs.nonfinite:,} of them not finite"
+    return ", all finite"
+
+
+def _began(first: FirstBad) -> str:
+    row, out = first.row, first.row.outputs
+    kinds = [
+        f"{name} in {count:,}"
+        for name, count in (("NaN", out.nan), ("+Inf", out.posinf), ("-Inf", out.neginf))
+        if count
+    ]
+    return f"{_title(row)}: {', '.join(kinds)} of {out.size:,} values"
+
+
+def _title(row: LayerRow) -> str:
+    call = f", call {row.index + 1}" if row.index else ""
+    return f"{_name(row.layer)} ({display(row.class_name)}{call})"
+
+
+def _name(layer: str) -> str:
+    return shorten(display(layer), _NAME) if layer else "the model itself"
+
+
+def _said(findings: Sequence[Finding], report: ProbeReport, view: View) -> Iterator[str]:
+    label = "the file" if report.file else "weights"
+    for finding in findings[:_SAID]:
+        leaf = finding.tensor[max(finding.tensor.rfind("."), finding.tensor.rfind("/")) + 1 :]
+        text = f"{finding.code} {finding.name}: {display(leaf)}: {display(finding.message)}"
+        yield from labelled(label, shorten(text, _MESSAGE), view, _LABEL)
+    if len(findings) > _SAID:
+        yield from labelled("", f"and {many(len(findings) - _SAID, 'more finding')}", view, _LABEL)
+
+
+def _signs(report: ProbeReport, view: View) -> Iterator[str]:
+    """Each sign; of BatchNorms a few, since they have a table of their own."""
+    norms = 0
+    for sign in report.signs:
+        if sign.kind.endswith("-statistics") and sign.kind != "stale-statistics":
+            norms += 1
+            if norms > _SAID:
+                continue
+        severity = sign.severity.name.lower()
+        yield from labelled(
+            severity, shorten(_sentence(sign), 2 * _MESSAGE), view, _LABEL, severity
+        )
+    if norms > _SAID:
+        text = f"{many(norms - _SAID, 'more BatchNorm')} of this kind: see below"
+        yield from labelled("", text, view, _LABEL)
+
+
+def _sentence(sign: Sign) -> str:
+    """Message with the layer it is about."""
+    message = display(sign.message)
+    if not sign.layer:
+        return message
+    if sign.kind in ("nonfinite-output", "constant-output"):
+        return f"{message}; it begins in {_name(sign.layer)}"
+    if sign.kind.startswith(("overflows", "spoils")):
+        return f"{message}: {_name(sign.layer)}"
+    return f"{_name(sign.layer)}: {message}"
+
+
+# BatchNorms.
+
+_NORM_COLUMNS = (
+    Column("BatchNorm", right=False),
+    Column("variance", 1),
+    Column("of the data", 1),
+    Column("ratio", 0),
+    Column("mean off by", 2),
+    Column("far", 0),
+    Column("of", 0),
+)
+
+
+def _norms(report: ProbeReport, view: View) -> Iterator[str]:
+    """Show the BatchNorms that do not fit the data, the worst first, and how the others do."""
+    if not report.norms:
+        return
+    random = report.samples is not None and report.samples.kind == "random"
+    # no healthy statistics fit random data: only what is far off tells something
+    far = [d for d in report.norms if d.far or (d.stale and not random)]
+    far.sort(key=lambda d: -d.score)
+    if far:
+        rows = [_norm_row(drift) for drift in far[:_NORMS]]
+        yield from (INDENT + line for line in grid(_NORM_COLUMNS, rows, view.width - len(INDENT)))
+    if len(far) > _NORMS:
+        yield f"{INDENT}... and {many(len(far) - _NORMS, 'more BatchNorm')}: --format json"
+    rest = [d for d in report.norms if d not in far and d.ratio is not None]
+    if rest and random:
+        others = "other " if far else ""
+        text = f"{others}statistics cannot be judged by random data"
+        yield from wrap(text, view, INDENT, INDENT)
+    elif rest:
+        worst = max(rest, key=lambda d: d.score)
+        others = "the other " if far else ""
+        text = (
+            f"{others}{many(len(rest), 'BatchNorm')} fit the data: variances within a factor of "
+            f"{max(_factor(d) for d in rest):.3g}, means within "
+            f"{max(d.distance or 0.0 for d in rest):.2g} standard deviations"
+        )
+        if not far:
+            text += f" (the farthest: {_name(worst.layer)})"
+        yield from wrap(text, view, INDENT, INDENT)
+    train = report.train
+    if train is not None and (far or not random):
+        text = f"inference and training mode: {_agreement(train.agreement)}"
+        if train.healed is not None:
+            text += (
+                f"; with batch statistics in {many(len(train.treated), 'BatchNorm')} only: "
+                f"{_agreement(train.healed)}"
+            )
+        yield from wrap(f"{text} (batches of {train.batch})", view, INDENT, INDENT)
+
+
+def _factor(drift: Drift) -> float:
+    ratio = drift.ratio or 1.0
+    return max(ratio, 1 / ratio)
+
+
+def _norm_row(drift: Drift) -> list[str]:
+    bad = drift.nonfinite + drift.negative
+    return [
+        display(drift.layer),
+        _pair(drift.var) if drift.var else "not finite",
+        _pair(drift.data_var),
+        "" if drift.ratio is None else f"{drift.ratio:.3g}",
+        "" if drift.distance is None else f"{drift.distance:.2g} std",
+        str(bad or drift.exploded),
+        str(drift.channels),
+    ]
+
+
+def _pair(values: tuple[float, float] | None) -> str:
+    return "" if values is None else f"{values[0]:.3g}..{values[1]:.3g}"
+
+
+def _agreement(found: Agreement) -> str:
+    if not found.reference:
+        return "nothing finite in training mode either"
+    if found.finite < found.samples:
+        gone = found.samples - found.finite
+        return f"{gone:,} of {found.samples:,} samples not finite in inference"
+    difference = f"outputs differ by {found.difference:.2g} of their size"
+    if found.share is not None:
+        return f"same answer for {found.same:,} of {found.samples:,} samples, {difference}"
+    return difference
+
+
+# Layers.
+
+_LAYER_COLUMNS = (
+    Column("layer", right=False),
+    Column("call", 6),
+    Column("class", 3, right=False),
+    Column("output", 4),
+    Column("in min", 5),
+    Column("in max", 5),
+    Column("min", 1),
+    Column("max", 1),
+    Column("mean |x|", 2),
+    Column("zeros", 7),
+    Column("not finite", 1),
+    Column("", 0, right=False),
+)
+
+
+def _layers(report: ProbeReport, view: View, layers: Layers) -> Iterator[str]:
+    rows = report.rows
+    if layers == "none" or not rows:
+        return
+    shown = list(range(len(rows))) if layers == "all" else chosen(report)
+    if not shown:
+        top = max(rows, key=lambda row: row.outputs.largest)
+        text = f"largest value {top.outputs.largest:.4g}, in {_name(top.layer)}"
+        again = "; every layer: --layers all"
+        yield from wrap(f"{many(len(rows), 'call')}: {text}{again}", view, INDENT, INDENT)
+        return
+    lines: list[list[str]] = []
+    before = -1
+    for at in shown:
+        if at > before + 1:
+            lines.append([f"... {at - before - 1:,} more"])
+        lines.append(_layer_row(rows[at], report))
+        before = at
+    if before + 1 < len(rows):
+        lines.append([f"... {len(rows) - before - 1:,} more"])
+    yield from (INDENT + line for line in grid(_LAYER_COLUMNS, lines, view.width - len(INDENT)))
+    if len(shown) < len(rows):
+        yield f"{INDENT}In execution order, {len(shown):,} of {len(rows):,}; all: --layers all"
+
+
+def chosen(report: ProbeReport) -> list[int]:
+    """Rows that matter and those beside them: where it begins, and BatchNorms that do not fit."""
+    rows = report.rows
+    far = {d.layer for d in report.norms if d.far}
+    first = {id(r) for r in (report.first.row if report.first else None, report.frozen) if r}
+    strong = [at for at, row in enumerate(rows) if id(row) in first]
+    weak = [at for at, row in enumerate(rows) if row.layer in far or row.stuck or row.began]
+    wanted = [*strong, *(at for at in weak if at not in strong)]
+    if wanted and len(rows) <= _FEW:
+        return list(range(len(rows)))
+    around = [(at, _AROUND) for at in strong] + [(at, 1) for at in wanted[len(strong) :][:_WEAK]]
+    near = {row for at, by in around for row in range(at - by, at + by + 1) if 0 <= row < len(rows)}
+    return sorted(near)
+
+
+def _layer_row(row: LayerRow, report: ProbeReport) -> list[str]:
+    ins, out = row.inputs, row.outputs
+    return [
+        display(row.layer) or "(model)",
+        str(row.index + 1) if row.index else "",
+        shorten(display(row.class_name), 20),
+        "x".join(map(str, row.shape[1:])),
+        number(ins.low if ins.finite else None),
+        number(ins.high if ins.finite else None),
+        number(out.low if out.finite else None),
+        number(out.high if out.finite else None),
+        number(out.mean_abs),
+        f"{out.zeros / out.size:.0%}" if out.zeros else "",
+        f"{out.nonfinite / out.size:.0%}" if out.nonfinite else "",
+        ", ".join(_marks(row, report)),
+    ]
+
+
+def _marks(row: LayerRow, report: ProbeReport) -> Iterator[str]:
+    """Words behind a row: what is odd about it."""
+    if report.first is not None and row is report.first.row:
+        yield "<- first"
+    elif row.began:
+        yield "begins"
+    if row.constant:
+        yield "constant"
+    if row.stuck:
+        yield "saturated"
+    drift = next((d for d in report.norms if d.layer == row.layer), None)
+    if drift is not None and drift.far:
+        yield "broken" if drift.broken else f"variance x{drift.ratio or 0:.2g}"
+
+
+# Types, and what is next.
+
+_TYPE_COLUMNS = (
+    Column("type", right=False),
+    Column("not finite"),
+    Column("same answer", 1),
+    Column("difference", 1),
+    Column("leaves the range in", 0, right=False),
+    Column("training spoils", 2, right=False),
+)
+
+
+def _types(report: ProbeReport, view: View) -> Iterator[str]:
+    if len(report.precisions) < 2:
+        return
+    if len({(p.first, p.bad, p.training) for p in report.precisions}) == 1 and report.bad:
+        names = " and ".join(p.dtype for p in report.precisions[1:])
+        yield from wrap(f"{names}: as in float32", view, INDENT)
+        return
+    rows = []
+    for found in report.precisions:
+        alike = found.agreement
+        known = alike is not None and alike.reference > 0
+        rows.append(
+            [
+                found.dtype,
+                f"{found.bad:,} of {found.samples:,}",
+                f"{alike.share:.1%}" if alike and known and alike.share is not None else "",
+                f"{alike.difference:.2g}" if alike and known else "",
+                shorten(_name(found.first), 36) if found.first else "-",
+                shorten(_name(found.training), 30) if found.training else "",
+            ]
+        )
+    yield from (INDENT + line for line in grid(_TYPE_COLUMNS, rows, view.width - len(INDENT)))
+    top = max(report.rows, key=lambda row: row.outputs.largest, default=None)
+    if top is not None and top.outputs.largest:
+        largest = top.outputs.largest
+        text = f"largest value {largest:.4g} in {_name(top.layer)}: "
+        left = 65504 / largest
+        if left >= 1:
+            text += f"float16 ends at 65504, {left:,.3g} times that"
+        else:
+            text += "beyond the end of float16, 65504"
+        yield from wrap(text, view, INDENT, INDENT)
+
+
+def _next(report: ProbeReport, view: View) -> Iterator[str]:
+    for command, tells in report.next:
+        yield from labelled("next", display(tells[:1].upper() + tells[1:]) + ".", view, _LABEL)
+        yield f"{INDENT}{' ' * _LABEL}{display(command)}"

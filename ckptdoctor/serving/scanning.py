@@ -1,0 +1,132 @@
+"""A report on a checkpoint: known from the cache, or made by scanning, and kept if it may be."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..api import look
+from ..sources import FileSource
+from .cache import Kept, Shelf, VerdictCache, key_document, opened, patience
+from .digests import digests_of
+from .identity import COARSE_TICK, Identity, identify, sha256_of, unsettled
+from .stored import detached
+from .terms import Terms
+
+if TYPE_CHECKING:
+    from ..measure.scan import Progress
+    from ..tensors import TensorTable
+
+__all__ = ["known_or_scanned"]
+
+
+def known_or_scanned(
+    path: str, terms: Terms, progress: Progress | None, warn: Callable[[str], None]
+) -> Kept:
+    """Report on a checkpoint, and SHA-256 of its files where the terms ask for it.
+
+    Parameters
+    ----------
+    path, terms, progress, warn
+        As for `ckptdoctor.serving.gate.check`.
+
+    Raises
+    ------
+    CkptDoctorError
+        If it cannot be checked.
+    """
+    if terms.cache is None:
+        return _scanned(path, terms, progress, [])
+    with opened(terms.cache, terms.wishes, warn) as shelf:
+        if shelf is not None:
+            known = _Cached(path, terms, terms.cache, shelf, progress).verdict()
+            if known is not None:
+                return known
+    return _scanned(path, terms, progress, [])
+
+
+def _scanned(path: str, terms: Terms, progress: Progress | None, sources: list[FileSource]) -> Kept:
+    """Scan a checkpoint; ``sources`` gets the files that were read."""
+    found: dict[str, str] = {}
+
+    def prepared(table: TensorTable) -> TensorTable:
+        from ..coverage import coverage_of  # noqa: PLC0415  (a known verdict needs none)
+
+        sources.extend(table.files)
+        if terms.expect_sha256:
+            for file in table.files:
+                if not file.temporary:
+                    found[os.path.basename(file.name)] = sha256_of(file)  # noqa: PTH119
+        more = coverage_of(table, path, terms.expect_keys)
+        return replace(table, findings=(*table.findings, *more)) if more else table
+
+    report = look(path, terms.wishes, progress, prepared)
+    return Kept(detached(report), found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    """A verdict by way of an open cache."""
+
+    path: str
+    terms: Terms
+    cache: VerdictCache
+    shelf: Shelf
+    progress: Progress | None
+
+    def verdict(self) -> Kept | None:
+        """Verdict that is known, or is made now; None where the file changed while we waited."""
+        identity, expectation = self._now()
+        key = self._key(identity, expectation)
+        known = self.shelf.get(key)
+        if known is None:
+            seconds = self.cache.wait
+            if seconds is None:
+                seconds = patience(sum(file.size for file in identity.files))
+            with self.shelf.turn(key, seconds) as known:
+                if known is None:
+                    return self._scan_and_keep(identity)
+            if not self._still(identity, expectation):
+                return None
+        if self.terms.expect_sha256 and not known.digests:
+            known = Kept(known.report, digests_of(self.path, identity))
+            self.shelf.put(key, known)
+        return known
+
+    def _now(self) -> tuple[Identity, str]:
+        """Everything that the verdict depends on, as it is at this moment."""
+        identity = identify(self.path, content=self.cache.key == "content")
+        return identity, self._expectation()
+
+    def _still(self, identity: Identity, expectation: str) -> bool:
+        """Whether all of it is as it was."""
+        return identify(self.path) == identity.unhashed() and self._expectation() == expectation
+
+    def _expectation(self) -> str:
+        from ..coverage import expectation_digest  # noqa: PLC0415
+
+        return expectation_digest(self.path, self.terms.expect_keys)
+
+    def _key(self, identity: Identity, expectation: str) -> dict[str, Any]:
+        return key_document(identity.key(), self.terms.wishes, expectation)
+
+    def _scan_and_keep(self, identity: Identity) -> Kept:
+        wait = unsettled(identity)
+        if wait <= 2 * COARSE_TICK:
+            time.sleep(wait)
+        before = time.time()
+        identity, expectation = self._now()
+        settled = not unsettled(identity, before)
+        sources: list[FileSource] = []
+        made = _scanned(self.path, self.terms, self.progress, sources)
+        if settled and identity.holds(sources) and self._still(identity, expectation):
+            self.shelf.put(self._key(identity, expectation), made)
+        else:
+            what = (
+                "it is being changed" if settled else "it changes, or its times are in the future"
+            )
+            self.shelf.warn(f"{self.path}: the verdict is not kept in the cache: {what}")
+        return made

@@ -1,0 +1,360 @@
+"""The preflight command: one line for each path, exit codes, reports in files."""
+
+import hashlib
+import io
+import json
+import re
+import sys
+from types import SimpleNamespace
+
+import checkups
+import pytest
+
+from ckptdoctor.commands.preflight import run_preflight
+from ckptdoctor.commands.wishes import PreflightWish
+from ckptdoctor.errors import UsageError
+from ckptdoctor.serving import scanning
+
+DEFAULTS = {
+    "given": {}, "config": None, "fail_on": None, "expect_sha256": None, "expect_keys": None,
+    "cache": None, "cache_key": "stat", "allow_unsafe_load": False, "format": "text",
+    "reports": [], "debug": False, "quiet": False, "color": "auto",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkups.fit(tmp_path / "fit.safetensors")
+    checkups.unfit(tmp_path / "unfit.safetensors")
+    (tmp_path / "page.pt").write_text("<html>")
+
+
+@pytest.fixture
+def call(capsys):
+    """Exit code, lines of the standard output, and what was said about the run."""
+
+    def called(*paths, **options):
+        code = run_preflight(PreflightWish(paths=list(paths), **{**DEFAULTS, **options}))
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return called
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class TestLines:
+    def test_fit(self, call):
+        code, (line,), err = call("fit.safetensors")
+        assert (code, err) == (0, "")
+        pattern = (
+            r"fit        fit\.safetensors  safetensors, 20 tensors, \d,\d{3} parameters, "
+            r"\d+\.\d KiB, checked in \d+ ms"
+        )
+        assert re.fullmatch(pattern, line)
+
+    def test_long_check_is_told_in_seconds(self, call, monkeypatch):
+        from ckptdoctor.commands import preflight
+
+        for seconds, told in ((0.9994, "999 ms"), (1.0, "1.0 s"), (61.26, "61.3 s")):
+            clock = SimpleNamespace(monotonic=iter([0.0, seconds]).__next__)
+            monkeypatch.setattr(preflight, "time", clock)
+            _, (line,), _ = call("fit.safetensors")
+            assert line.endswith(f"checked in {told}")
+
+    def test_known(self, call):
+        for end in (" ms", "known from the cache"):
+            code, (line,), _ = call("fit.safetensors", cache="cache")
+            assert code == 0
+            assert line.endswith(end)
+
+    def test_unfit(self, call):
+        code, lines, err = call("unfit.safetensors")
+        assert (code, err) == (1, "")
+        (line,) = lines
+        assert line == (
+            "unfit      unfit.safetensors  BatchNorm variance is NaN beside a finite mean in 1 layer "
+            "(bn3); next: ckptdoctor inspect --purpose serve unfit.safetensors"
+        )
+
+    def test_unchecked(self, call):
+        code, lines, err = call("page.pt")
+        assert (code, err) == (3, "")
+        (line,) = lines
+        assert line == (
+            "unchecked  page.pt  an HTML page, not a checkpoint; log in where needed, then download "
+            "the file again"
+        )
+
+    def test_suspect_passes_unless_it_is_to_fail(self, call, tmp_path):
+        checkups.suspect(tmp_path / "m.safetensors")
+        code, (line,), _ = call("m.safetensors")
+        assert code == 0
+        assert re.match(r"suspect    m\.safetensors  Most gammas .* \(bn2\); next: ", line)
+        code, (line,), _ = call("m.safetensors", fail_on="warning")
+        assert code == 1
+        assert "(bn2) (stopped: --fail-on warning); next: " in line
+
+    def test_unfit_that_passes_says_so(self, call):
+        code, (line,), _ = call("unfit.safetensors", fail_on="never")
+        assert code == 0
+        assert line.startswith("unfit      unfit.safetensors  ")
+        assert "(bn3) (passes: --fail-on never); next: " in line
+
+    def test_unsafe_is_unfit_unless_allowed(self, call, tmp_path):
+        checkups.unsafe(tmp_path / "u.pt")
+        assert call("u.pt")[0] == 1
+        assert call("u.pt", allow_unsafe_load=True)[0] == 0
+
+    def test_names_stay_in_their_line(self, call, tmp_path):
+        checkups.fit(tmp_path / "a\n\x1b[2J.safetensors")
+        _, lines, _ = call("a\n\x1b[2J.safetensors")
+        assert lines[0].startswith(r"fit        a\n\x1b[2J.safetensors  ")
+
+    def test_quiet_prints_what_fails(self, call, tmp_path):
+        checkups.suspect(tmp_path / "s.safetensors")
+        paths = ("fit.safetensors", "unfit.safetensors", "s.safetensors", "page.pt")
+        code, lines, _ = call(*paths, quiet=True)
+        assert code == 3
+        assert [line.split()[0] for line in lines] == ["unfit", "unchecked"]
+
+    def test_colours(self, call):
+        _, lines, _ = call("fit.safetensors", "unfit.safetensors", "page.pt", color="always")
+        assert [line.split("  ")[0] for line in lines] == [
+            "\x1b[32;1mfit\x1b[0m", "\x1b[31;1munfit\x1b[0m", "\x1b[31;1munchecked\x1b[0m",
+        ]  # fmt: skip
+        assert all("\x1b" not in line for line in call("fit.safetensors")[1])
+
+
+class TestExitCodes:
+    @pytest.mark.parametrize(
+        ("paths", "code"),
+        [
+            (("fit.safetensors",), 0),
+            (("unfit.safetensors", "fit.safetensors"), 1),
+            (("page.pt", "unfit.safetensors", "fit.safetensors"), 3),
+            (("unfit.safetensors", "page.pt"), 3),
+        ],
+    )
+    def test_worst_counts_and_every_path_has_its_line(self, call, paths, code):
+        found, lines, _ = call(*paths)
+        assert found == code
+        assert [line.split()[1] for line in lines] == list(paths)
+
+    def test_path_that_is_not_there_is_wrong_usage(self, call):
+        for path in ("gone.pt", "", "nul\0"):
+            with pytest.raises(UsageError, match="no such file or folder"):
+                call("fit.safetensors", path)
+
+    def test_option_that_does_not_fit_the_file_is_wrong_usage(self, call):
+        code, (line,), _ = call("fit.safetensors", given={"weights": "ema"})
+        assert code == 2
+        assert line.startswith("unchecked  fit.safetensors  expected ema weights, found none; ")
+        assert call("fit.safetensors", "page.pt", given={"weights": "ema"})[0] == 3
+        assert call("page.pt", "fit.safetensors", given={"weights": "ema"})[0] == 3
+
+    def test_crash_is_told_and_shown_on_demand(self, call, monkeypatch, tmp_path):
+        def crash(*_):
+            raise ZeroDivisionError("oops")
+
+        monkeypatch.setattr(scanning, "look", crash)
+        code, (line,), err = call("fit.safetensors")
+        assert code == 3
+        assert line.startswith(
+            "unchecked  fit.safetensors  ZeroDivisionError at serving/scanning.py:"
+        )
+        assert "fit.safetensors: ZeroDivisionError at serving/" in err
+        assert "please report this line" in err
+        with pytest.raises(ZeroDivisionError):
+            call("fit.safetensors", debug=True)
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        assert call("page.pt", debug=True)[0] == 3
+
+    def test_reader_who_has_gone_changes_nothing(self, monkeypatch):
+        class Gone(io.StringIO):
+            def write(self, _):
+                raise BrokenPipeError
+
+        monkeypatch.setattr(sys, "stdout", Gone())
+        wish = PreflightWish(paths=["fit.safetensors", "unfit.safetensors"], **DEFAULTS)
+        assert run_preflight(wish) == 1
+
+
+class TestSettings:
+    def test_purpose_is_serving_whatever_the_settings_say(self, call, tmp_path):
+        import numpy as np
+        import patients
+
+        tree = {"model": checkups.fit_state(), "optimizer": patients.adam(checkups.fit_state())}
+        tree["optimizer"]["state"][0]["exp_avg"][0] = np.nan
+        patients.save_torch(tmp_path / "m.pt", tree)
+        (tmp_path / "ckptdoctor.toml").write_text('purpose = "resume"\n')
+        assert call("m.pt")[0] == 0
+        assert call("m.pt", given={"purpose": "resume"})[0] == 1
+
+    def test_settings_of_the_working_folder_hold(self, call, tmp_path):
+        (tmp_path / "ckptdoctor.toml").write_text('ignore = ["BN", "NF"]\n')
+        assert call("unfit.safetensors")[0] == 0
+        (tmp_path / "other.toml").write_text('fail-on = "never"\n')
+        assert call("unfit.safetensors", config="other.toml")[0] == 0
+        assert call("unfit.safetensors", config="other.toml", fail_on="error")[0] == 1
+
+
+class TestReports:
+    def test_full_report_goes_to_a_file(self, call, tmp_path):
+        reports = [("json", "r.json"), ("text", "r.txt")]
+        paths = ("unfit.safetensors", "page.pt", "fit.safetensors")
+        assert call(*paths, reports=reports)[0] == 3
+        told = json.loads((tmp_path / "r.json").read_text())["reports"]
+        assert [report["file"] for report in told] == list(paths)
+        assert told[0]["verdict"]["serve"] == "unfit"
+        assert told[1]["error"]["type"] == "UnknownFormatError"
+        assert "diagnosis  BatchNorm variance is NaN" in (tmp_path / "r.txt").read_text()
+
+    def test_verdict_that_is_known_has_the_same_report(self, call, tmp_path):
+        pages = []
+        for _ in range(2):
+            call(
+                "unfit.safetensors", cache="cache", reports=[("text", "r.txt"), ("json", "r.json")]
+            )
+            pages.append([(tmp_path / name).read_text() for name in ("r.txt", "r.json")])
+        assert pages[0] == pages[1]
+
+    def test_report_never_replaces_a_checkpoint(self, call, tmp_path):
+        before = (tmp_path / "fit.safetensors").read_bytes()
+        with pytest.raises(UsageError, match="would overwrite the checkpoint"):
+            call("fit.safetensors", reports=[("json", "fit.safetensors")])
+        folder = checkups.save_set(tmp_path / "set", checkups.fit_state())
+        shard = folder / "model-00001-of-00002.safetensors"
+        code, _, err = call("set", reports=[("json", str(shard))])
+        assert (code, "would overwrite the checkpoint" in err) == (2, True)
+        assert (tmp_path / "fit.safetensors").read_bytes() == before
+
+    def test_report_that_cannot_be_written_is_told(self, call):
+        with pytest.raises(UsageError, match="there is no such folder"):
+            call("fit.safetensors", reports=[("json", "gone/r.json")])
+        code, _, err = call("fit.safetensors", reports=[("json", "/dev/full")])
+        assert code == 3
+        assert "/dev/full: the report could not be written: No space left on device" in err
+
+
+class TestJson:
+    def told(self, call, *paths, **options):
+        code, lines, _ = call(*paths, format="json", **options)
+        return code, [json.loads(line) for line in lines]
+
+    def test_a_line_is_an_object(self, call):
+        code, (told,) = self.told(call, "unfit.safetensors")
+        assert code == 1
+        assert told.pop("seconds") >= 0
+        assert told.pop("summary")["errors"] == 1
+        assert told == {
+            "schema": 1,
+            "file": "unfit.safetensors",
+            "grade": "unfit",
+            "passes": False,
+            "reason": "BatchNorm variance is NaN beside a finite mean in 1 layer (bn3)",
+            "next": "ckptdoctor inspect --purpose serve unfit.safetensors",
+            "format": "safetensors",
+            "weights": "model",
+            "verdict": {"load": "safe", "serve": "unfit", "resume": "unfit"},
+            "cached": False,
+            "error": None,
+        }
+
+    def test_fit_and_unchecked(self, call):
+        code, told = self.told(call, "fit.safetensors", "page.pt")
+        assert code == 3
+        assert [line["passes"] for line in told] == [True, False]
+        assert (told[0]["grade"], told[0]["reason"], told[0]["next"]) == ("fit", "", "")
+        assert told[1]["grade"] == "unchecked"
+        assert told[1]["verdict"] is told[1]["summary"] is None
+        assert told[1]["error"]["type"] == "UnknownFormatError"
+        assert told[1]["error"]["where"] == "page.pt"
+        assert "HTML page, not a checkpoint; log in" in told[1]["error"]["message"]
+
+    def test_known_verdict_says_so(self, call):
+        for known in (False, True):
+            _, (told,) = self.told(call, "fit.safetensors", cache="cache")
+            assert told["cached"] is known
+
+    def test_names_that_are_no_text(self, call, tmp_path):
+        name = "\udcff\n.safetensors"
+        checkups.fit(tmp_path / name)
+        _, (told,) = self.told(call, name)
+        assert told["file"] == "\\udcff\n.safetensors"
+
+
+class TestDigest:
+    def test_digest(self, call, tmp_path):
+        right = sha256(tmp_path / "fit.safetensors")
+        assert call("fit.safetensors", expect_sha256=right)[0] == 0
+        code, (line,), _ = call("fit.safetensors", expect_sha256="0" * 64)
+        assert code == 1
+        assert f"its SHA-256 is {right}, expected {'0' * 64}; next: sha256sum fit" in line
+
+    def test_one_digest_is_for_one_path(self, call):
+        with pytest.raises(UsageError, match="expected one path for one digest, found 2"):
+            call("fit.safetensors", "unfit.safetensors", expect_sha256="0" * 64)
+
+    def test_file_of_digests(self, call, tmp_path):
+        folder = checkups.save_set(tmp_path / "set", checkups.fit_state())
+        files = [*sorted(folder.iterdir()), tmp_path / "fit.safetensors"]
+        lines = [f"{sha256(file)} {' *'[n % 2]}{file}\n" for n, file in enumerate(files)]
+        (tmp_path / "SUMS").write_text("".join(lines) + "\n" + f"\\{'1' * 64}  other\\n\n")
+        assert call("set", "fit.safetensors", expect_sha256="SUMS")[0] == 0
+        (tmp_path / "SUMS").write_text("".join(lines).replace(sha256(files[1]), "0" * 64))
+        code, lines, _ = call("set", "fit.safetensors", expect_sha256="SUMS")
+        assert code == 1
+        assert f"{files[1].name!r} is not the file expected" in lines[0]
+        assert lines[0].endswith(f"; next: sha256sum set/{files[1].name}")
+        assert call("unfit.safetensors", expect_sha256="SUMS")[0] == 2
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "as sha256sum writes them, found none"),
+            ("12ab  m\n", "as sha256sum writes them, found '12ab  m'"),
+            (f"{'0' * 64}  a/m\n{'1' * 64}  b/m\n", "two files are named 'm'"),
+        ],
+        ids=["empty", "short", "twice"],
+    )
+    def test_file_that_is_none(self, call, tmp_path, text, message):
+        (tmp_path / "SUMS").write_text(text)
+        with pytest.raises(UsageError, match=message):
+            call("fit.safetensors", expect_sha256="SUMS")
+
+    def test_same_name_with_the_same_digest_is_fine(self, call, tmp_path):
+        right = sha256(tmp_path / "fit.safetensors")
+        (tmp_path / "SUMS").write_text(f"{right}  a/fit.safetensors\n{right}  fit.safetensors\n")
+        assert call("fit.safetensors", expect_sha256="SUMS")[0] == 0
+
+    def test_neither_digest_nor_file(self, call):
+        with pytest.raises(UsageError, match="neither 64 hexadecimal digits nor a file"):
+            call("fit.safetensors", expect_sha256="12ab")
+
+
+class TestCache:
+    def test_key_of_content(self, call, tmp_path):
+        call("fit.safetensors", cache="cache", cache_key="content")
+        checkups.fit(tmp_path / "fit.safetensors")
+        _, (line,), _ = call("fit.safetensors", cache="cache", cache_key="content")
+        assert line.endswith("known from the cache")
+
+    def test_cache_that_cannot_be_used_is_one_line(self, call):
+        code, lines, err = call("fit.safetensors", cache="page.pt")
+        assert (code, len(lines)) == (0, 1)
+        assert err == (
+            "ckptdoctor: page.pt: the cache cannot be used: Not a directory; "
+            "the checkpoint is scanned\n"
+        )
+
+    def test_expected_names(self, call, tmp_path):
+        (tmp_path / "names.txt").write_text("\n".join([*checkups.fit_state(), "more.weight"]))
+        code, (line,), _ = call("fit.safetensors", expect_keys="names.txt")
+        assert code == 1
+        assert "more.weight" in line
