@@ -7,7 +7,7 @@ import sys
 
 __all__ = ["main"]
 
-_INTERRUPTED = 130
+_UNCHECKED, _INTERRUPTED = 3, 130
 
 
 def main() -> int:
@@ -18,13 +18,22 @@ def main() -> int:
         if sys.stderr is not None:
             sys.stderr.write("ckptdoctor: interrupted\n")
         return _INTERRUPTED
+    except ImportError as error:  # Python's own exit code for it would read as "findings"
+        if "--debug" in sys.argv:
+            raise
+        if sys.stderr is not None:
+            hint = "install it again: pip install --force-reinstall ckptdoctor"
+            sys.stderr.write(f"ckptdoctor: cannot start: {error}; {hint}\n")
+        return _UNCHECKED
 
 
 def _main() -> int:
     # Before NumPy is imported: a pool of threads that nobody uses takes half of its start-up.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # For models that are run: TensorFlow tells of every processor feature otherwise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = sys.argv[1:]
-    if arguments[:1] == ["inspect"] and "--trust-hdf5" not in arguments:
+    if arguments[:1] in (["inspect"], ["preflight"]) and "--trust-hdf5" not in arguments:
         # The HDF5 library's own process takes as long to start as our imports: side by side.
         from .containers.hdf5_process import prestart  # noqa: PLC0415
 

@@ -39,6 +39,20 @@ class Layer:
         own = [*self._trainable_variables, *self._non_trainable_variables]
         return [*own, *(v for layer in self._layers for v in getattr(layer, "weights", ()))]
 
+    @property
+    def layers(self) -> list[Any]:
+        return self._layers
+
+    @property
+    def trainable_weights(self) -> list[Variable]:
+        inner = (v for layer in self._layers for v in layer.trainable_weights)
+        return [*self._trainable_variables, *inner]
+
+    @property
+    def non_trainable_weights(self) -> list[Variable]:
+        inner = (v for layer in self._layers for v in layer.non_trainable_weights)
+        return [*self._non_trainable_variables, *inner]
+
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
         settings.pop("training", None)
         try:

@@ -598,6 +598,19 @@ class TestProcess:
         assert main() == 130
         assert capsys.readouterr().err == "ckptdoctor: interrupted\n"
 
+    def test_broken_installation_is_3_as_1_would_read_as_findings(self, monkeypatch, capsys):
+        from ckptdoctor.__main__ import main
+
+        def missing(_arguments):
+            raise ModuleNotFoundError("No module named 'numpy'")
+
+        monkeypatch.setattr("ckptdoctor.cli.run", missing)
+        monkeypatch.setattr(sys, "argv", ["ckptdoctor", "preflight", "model.pt"])
+        assert main() == 3
+        err = capsys.readouterr().err
+        assert err.startswith("ckptdoctor: cannot start: No module named 'numpy'; install it")
+        assert err.count("\n") == 1
+
     def test_interrupt_leaves_without_a_traceback(self, tmp_path):
         fifo = tmp_path / "report"
         os.mkfifo(fifo)  # opening it for writing waits for a reader that never comes

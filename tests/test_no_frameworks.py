@@ -15,6 +15,8 @@ SICK = str(FOLDER / "sick/bn001-overflow-skipped-step.h5")
 COMMANDS = {
     "inspect": (["inspect", SICK, "--format", "json"], 1),
     "repair": (["repair", SICK, "--bn-reset", "-o", "OUT"], 0),
+    "preflight": (["preflight", SICK], 1),
+    "probe": (["probe", "--help"], 0),
     "formats": (["formats"], 0),
     "rules": (["rules"], 0),
     "explain": (["explain", "NF001"], 0),

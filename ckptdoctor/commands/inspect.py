@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..api import examine
@@ -16,6 +15,7 @@ from ..report import renderer
 from ..results import View
 from ..selection import check_wishes
 from ..terminal import ProgressLine, colored, is_terminal, put, say, width_of
+from .reports import REPORT_WIDTH, check_paths, write_report
 
 if TYPE_CHECKING:
     from ..results import Report, Wishes
@@ -23,16 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["run_inspection"]
 
-_REPORT_WIDTH = 100
-"""Columns of a text report in a file."""
-
 
 def run_inspection(wish: InspectWish) -> int:
     """Inspect path after path, write what was asked for, and return the worst exit code."""
     settings = settings_of(wish.config)
     wishes = settings.wishes(**wish.given)
     check_wishes(wishes)
-    _check_paths(wish)
+    check_paths(wish.paths, wish.reports)
     limit = wish.fail_on or settings.fail_on or "error"
     run = _Run(wish, wishes, None if limit == "never" else Severity[limit.upper()])
     if not wish.reports:
@@ -41,26 +38,9 @@ def run_inspection(wish: InspectWish) -> int:
     reports = list(run.reports())
     run.emit(reports)
     for kind, file in wish.reports:
-        run.code = max(run.code, run.write(kind, file, reports))
+        view = run.view(REPORT_WIDTH)
+        run.code = max(run.code, write_report(kind, file, reports, view))
     return run.code
-
-
-def _check_paths(wish: InspectWish) -> None:
-    for path in wish.paths:
-        if not path or not _exists(Path(path)):
-            raise UsageError("no such file or folder", where=path or "''")
-    if wish.reports:
-        from ..report.files import check_target  # noqa: PLC0415  (tempfile costs 5 ms)
-
-        for _, file in wish.reports:
-            check_target(file, wish.paths)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, a NUL
-        return False
 
 
 class _Run:
@@ -114,17 +94,3 @@ class _Run:
         for piece in renderer(self.wish.format)(reports, view):
             # When nobody reads on, the exit code still is that of all files.
             listening = listening and put(stream, piece)
-
-    def write(self, kind: str, file: str, reports: Iterable[Report]) -> int:
-        from ..report.files import guard_inputs, write  # noqa: PLC0415
-
-        try:
-            guard_inputs(file, reports)
-            write(file, renderer(kind)(reports, self.view(_REPORT_WIDTH)))
-        except UsageError as error:
-            say(str(error))
-            return USAGE
-        except OSError as error:
-            say(f"{file}: the report could not be written: {error.strerror}")
-            return UNCHECKED
-        return CLEAN

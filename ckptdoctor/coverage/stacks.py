@@ -19,6 +19,8 @@ _WEIGHTS = 3
 """The fewest weights of a layer: two are a kernel and its bias, and such stacks have gaps."""
 _UNIFORM = 0.75
 """Share of a stack's layers that must hold the same weights before the others mean anything."""
+_WHOLE = 1.5
+"""Numbers for each layer that is there, up to which those that are not are called missing."""
 _NODES = 10_000
 """Values of a configuration that are looked at."""
 
@@ -48,7 +50,8 @@ def held_against_itself(
             text = f"layer {number} of {shown(stack.name)} lacks what the other layers have: "
             text += listing(full, names)
             yield told(Severity.WARNING, text, table.path, "missing", full)
-    if len(stacks) == 1 and type(asked) is int and counts == {asked}:
+    whole = len(stacks) == 1 and len(stacks[0].layers) == stacks[0].end
+    if whole and type(asked) is int and counts == {asked}:
         yield from _of_other_length(table, stacks[0], asked, source, config, names)
     yield from _embeddings(table, names, config, source)
 
@@ -73,8 +76,8 @@ class _Stack:
         return max(self.layers) + 1
 
     def gaps(self) -> list[int]:
-        """Numbers in between that are not there; none where half of them are not."""
-        if self.end >= 2 * len(self.layers):
+        """Numbers in between that are not there; none where so many are that it is a design."""
+        if self.end > _WHOLE * len(self.layers):
             return []
         return [number for number in range(self.end) if number not in self.layers]
 

@@ -58,6 +58,8 @@ class Terms:
         from ..selection import check_wishes  # noqa: PLC0415  (NumPy, before anything is saved)
 
         check_wishes(self.wishes)
+        for name in ("select", "ignore"):  # comparable, however they were given
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def wishes(self) -> Wishes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -177,18 +178,18 @@ def _read(text: str, inputs: Inputs, names: Sequence[str]) -> tuple[Array, ...]:
         if not file or not wanted or not _exists(file):
             hint = "--data takes a .npy or .npz file, or random"
             raise UsageError("no such file", where=text, hint=hint)
-    loaded = _load(file)
-    if isinstance(loaded, np.ndarray):
-        if wanted:
-            raise UsageError(f"holds one array, none is called {wanted!r:.100}", where=file)
-        return (loaded,)
-    if not wanted:
-        return _chosen(loaded, inputs, names, file)
-    for name in wanted.split(","):
-        if name not in loaded:
-            listed = ", ".join(map(repr, list(loaded)[:8]))
-            raise UsageError(f"holds no array {name!r:.100}, but {listed:.300}", where=file)
-    return _taken(loaded, wanted.split(","), file)
+    with _opened(file) as loaded:
+        if isinstance(loaded, np.ndarray):
+            if wanted:
+                raise UsageError(f"holds one array, none is called {wanted!r:.100}", where=file)
+            return (loaded,)
+        if not wanted:
+            return _chosen(loaded, inputs, names, file)
+        for name in wanted.split(","):
+            if name not in loaded:
+                listed = ", ".join(map(repr, list(loaded)[:8]))
+                raise UsageError(f"holds no array {name!r:.100}, but {listed:.300}", where=file)
+        return _taken(loaded, wanted.split(","), file)
 
 
 def _exists(file: str) -> bool:
@@ -198,21 +199,27 @@ def _exists(file: str) -> bool:
         return False
 
 
-def _load(file: str) -> Any:
-    """Array of a ``.npy``, or arrays by name of a ``.npz``, read when they are asked for."""
-    try:
-        with Path(file).open("rb") as stream:
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[Any]:
+    """Array of a ``.npy``, mapped; arrays by name of a ``.npz``, read when they are asked for."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stream = stack.enter_context(Path(file).open("rb"))
             head = stream.read(6)
-        if head.startswith(b"PK"):
-            return np.load(file, allow_pickle=False)
-        if head == b"\x93NUMPY":
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise ReadError(f"cannot be read: {error.strerror or error}", where=file) from None
-    except Exception as error:  # noqa: BLE001  (whatever a damaged file makes of NumPy's reader)
-        raise _damaged(file, error) from None
-    hint = "save the samples by numpy.save, or several arrays by numpy.savez"
-    raise UsageError("is no .npy or .npz file", where=file, hint=hint)
+            stream.seek(0)
+            loaded: Any = None
+            if head.startswith(b"PK"):
+                loaded = stack.enter_context(np.load(stream, allow_pickle=False))
+            elif head == b"\x93NUMPY":
+                loaded = np.load(file, mmap_mode="r", allow_pickle=False)
+        except OSError as error:
+            raise ReadError(f"cannot be read: {error.strerror or error}", where=file) from None
+        except Exception as error:  # noqa: BLE001  (whatever a damaged file makes of the reader)
+            raise _damaged(file, error) from None
+        if loaded is None:
+            hint = "save the samples by numpy.save, or several arrays by numpy.savez"
+            raise UsageError("is no .npy or .npz file", where=file, hint=hint)
+        yield loaded
 
 
 def _damaged(file: str, error: Exception) -> ReadError | UsageError:

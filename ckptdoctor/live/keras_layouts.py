@@ -99,6 +99,8 @@ class _Visited(set[int]):
 def _places(model: Any) -> dict[str, Any]:
     """Path in a ``.weights.h5`` -> variable, by Keras' own walk; empty if Keras has changed it."""
     root = _package(model)
+    if not root:
+        return {}
     try:
         library = importlib.import_module(f"{root}.src.saving.saving_lib")
         recorder = _Recorder()
@@ -114,7 +116,7 @@ def _places(model: Any) -> dict[str, Any]:
 
 def _package(model: Any) -> str:
     modules = (each.__module__.partition(".")[0] for each in type(model).__mro__)
-    return next((each for each in modules if each in ("keras", "tf_keras")), "keras")
+    return next((each for each in modules if each in ("keras", "tf_keras")), "")
 
 
 # --- the layout of Keras 1 and 2 -----------------------------------------------------------------

@@ -117,7 +117,7 @@ def _load(keras: Any, target: str, *, trust: bool) -> Any:
 def _refusal(name: str, error: Exception) -> UsageError:
     text = str(error)
     told = re.search(r"Could not (?:locate|deserialize) (?:class|function) '([^']{1,200})'", text)
-    told = told or re.search(r"Unknown (?:layer|object|function): '?([\w>.]{1,200})", text)
+    told = told or re.search(r"Unknown (?:layer|object|function): '?(\w[\w>]{0,200})", text)
     if told:
         hint = "name the function that makes the model, and this file as its weights"
         return UsageError(f"Keras does not find its class {told[1]!r}", where=name, hint=hint)

@@ -171,9 +171,15 @@ def _kind_in(table: TensorTable) -> Kind | None:
         return "torchscript"
     if name in ("keras-zip", "keras-h5") and layout == "whole model" and _has_model(table):
         return "keras"
-    if name.startswith("torch-") and table.layers:  # only pickled modules say what layers there are
+    if name.startswith("torch-") and (table.layers or _names_modules(table)):
         return "pickled"
     return None
+
+
+def _names_modules(table: TensorTable) -> bool:
+    """Whether loading it needs classes of layers, which no state dict does."""
+    named = [name for finding in table.findings for name in finding.measured.get("globals", ())]
+    return any(str(name).startswith("torch.nn.modules.") for name in named)
 
 
 def _has_model(table: TensorTable) -> bool:

@@ -66,6 +66,7 @@ class Calls:
         self._counts: Counter[str] = Counter()
         self._depth = 0
         self._raised: BaseException | None = None
+        self._words: tuple[Any, ...] = ()
         self._failed: BaseException | None = None
         self._failed_in: tuple[str, str] = ("", "")
 
@@ -119,12 +120,13 @@ class Calls:
         try:
             getattr(self.observer, method)(call, floats_of(values))
         except BaseException as error:
-            self._raised = error
+            self._raised, self._words = error, error.args
             raise
 
     def check(self) -> None:
         """Raise what an observer raised and the model caught."""
         if self._raised is not None:
+            self._raised.args = self._words  # torch.fx adds where it was to what it says
             raise self._raised
 
     def reason(self, error: Exception, given: str) -> UsageError | None:
@@ -135,9 +137,8 @@ class Calls:
         BaseException
             What an observer raised, if that is what ended it.
         """
-        if self._raised is not None and self._raised is not error:
-            raise self._raised
-        if self._raised is error or isinstance(error, CkptDoctorError):
+        self.check()
+        if isinstance(error, CkptDoctorError):
             return None
         name, shapes = "", given
         if self._failed is error:

@@ -26,9 +26,11 @@ def stated_inputs(module: nn.Module) -> Stated:
         example = _only_input(module)
     if example is not None:
         return [
-            ((None, *tensor.shape[1:]), str(tensor.dtype).removeprefix("torch."))
+            (
+                (None, *tensor.shape[1:]) if tensor.dim() else (),
+                str(tensor.dtype).removeprefix("torch."),
+            )
             for tensor in tensors_in(example)
-            if tensor.dim()
         ]
     for holder in ("pretrained_cfg", "default_cfg"):
         config = getattr(module, holder, None)

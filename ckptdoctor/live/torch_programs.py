@@ -267,9 +267,16 @@ class ExportedSubject(_ProgramSubject):
         return found
 
     def _called(self, inputs: Any, calls: Calls) -> Any:
-        by_name = isinstance(inputs, Mapping)
+        from torch.utils import _pytree  # noqa: PLC0415
+
+        spec = self.program.call_spec.in_spec
+        args, kwargs = (), inputs
+        if not isinstance(inputs, Mapping):
+            args, kwargs = inputs, {}
+            if spec is not None and len(inputs) == spec.num_leaves:  # as it was exported
+                args, kwargs = _pytree.tree_unflatten(inputs, spec)
         with self._kept(), hooked(watched(self.module), calls, _plain):
-            return self.module(**inputs) if by_name else self.module(*inputs)
+            return self.module(*args, **kwargs)
 
 
 def _plain(name: str) -> str:

@@ -160,13 +160,7 @@ def _tensor(array: Any) -> torch.Tensor:
 
 
 def shapes_of(value: Any) -> str:
-    """Shapes and types of the tensors in nested values, for messages.
-
-    Examples
-    --------
-    >>> shapes_of([])
-    'nothing'
-    """
+    """Shapes and types of the tensors in nested values, for messages."""
     told = [
         f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
         for tensor in tensors_in(value)

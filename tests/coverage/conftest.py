@@ -20,7 +20,7 @@ def table_of() -> Callable[..., TensorTable]:
         names: Iterable[Any],
         *,
         path: str = "model.safetensors",
-        format: str = "safetensors",  # noqa: A002
+        format: str = "safetensors",
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         layers: Iterable[LayerConfig] = (),
         **more: Any,

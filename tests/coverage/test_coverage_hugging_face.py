@@ -52,13 +52,22 @@ def bert(front: str = "bert.") -> list[str]:
     return [
         *(f"{front}embeddings.{word}_embeddings.weight" for word in words),
         *(f"{front}embeddings.LayerNorm.{end}" for end in both),
-        *(f"{front}encoder.layer.{i}.{name}.{end}" for i in (0, 1) for name in inner for end in both),
+        *(
+            f"{front}encoder.layer.{i}.{name}.{end}"
+            for i in (0, 1)
+            for name in inner
+            for end in both
+        ),
     ]
 
 
 LM_HEAD = [
     "cls.predictions.bias",
-    *(f"cls.predictions.transform.{n}.{e}" for n in ("dense", "LayerNorm") for e in ("weight", "bias")),
+    *(
+        f"cls.predictions.transform.{n}.{e}"
+        for n in ("dense", "LayerNorm")
+        for e in ("weight", "bias")
+    ),
 ]
 FLAT = {f"{front}norm.weight": (2,) for front in ("", "model.", "model.model.")}
 FLAT |= {f"{front}.model.norm.weight": (2,) for front in ("module", "_orig_mod", "state_dict")}
@@ -99,11 +108,9 @@ def test_a_surplus_weight_is_a_warning(told):
     text = "1 weight that config.json (LlamaForCausalLM) does not have, loaders pass it by: "
     assert told(LLAMA, [*llama(), "v_head.weight"]) == [("WARNING", f"{text}'v_head.weight'")]
     [(severity, text)] = told(LLAMA, llama(4))
-    assert (severity, text) == (
-        "WARNING",
-        "9 weights that config.json (LlamaForCausalLM) does not have, loaders pass them by: "
-        "'model.layers.3': all 9 weights",
-    )
+    assert severity == "WARNING"
+    assert text.endswith("does not have, loaders pass them by: 'model.layers.3': all 9 weights")
+    assert text.startswith("9 weights that config.json (LlamaForCausalLM)")
 
 
 def test_what_loaders_ignore_on_purpose_is_a_note(told):
@@ -385,7 +392,7 @@ def test_of_a_folder_the_configuration_in_it_counts(table_of, beside, tmp_path: 
     [b"", b"{", b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe{}", b"1" * 5000, b"x" * (5 << 20)],
     ids=lambda value: repr(value[:6]),
 )
-def test_a_configuration_that_cannot_be_read_is_a_note(data, told, tmp_path: Path, table_of):
+def test_a_configuration_that_cannot_be_read_is_a_note(data, tmp_path: Path, table_of):
     path = str(tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_bytes(data)
     [found] = coverage_of(table_of(["x"], path=path), path)
@@ -404,7 +411,9 @@ def test_a_pipe_in_its_place_is_not_waited_for(table_of, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "value", [0, -1, True, 1.5, "3", [], {}, 2001, 10**9, 10**300], ids=lambda value: repr(value)[:9]
+    "value",
+    [0, -1, True, 1.5, "3", [], {}, 2001, 10**9, 10**300],
+    ids=lambda value: repr(value)[:9],
 )
 def test_an_absurd_number_of_layers_is_a_warning(value, told):
     [(severity, text)] = told({**LLAMA, "num_hidden_layers": value}, llama())
@@ -428,10 +437,11 @@ def test_more_weights_than_any_model_has_are_a_warning(told):
 
 ODD = st.sampled_from([0, -1, 10**9, 10**300, 1.5, True, None, "x", [], [1], {}, {"a": 1}, 2])
 KEYS = st.sampled_from(
-    "num_hidden_layers n_layer hidden_size vocab_size tie_word_embeddings architectures model_type "
-    "attention_bias num_experts mlp_only_layers decoder_sparse_step text_config num_layers "
-    "encoder_layers feed_forward_proj word_embed_proj_dim num_hidden_groups vision_config".split()
-)
+    ["num_hidden_layers", "n_layer", "hidden_size", "vocab_size", "tie_word_embeddings",
+     "architectures", "model_type", "attention_bias", "num_experts", "mlp_only_layers",
+     "decoder_sparse_step", "text_config", "num_layers", "encoder_layers", "feed_forward_proj",
+     "word_embed_proj_dim", "num_hidden_groups", "vision_config"]
+)  # fmt: skip
 
 
 @given(family=st.sampled_from(sorted(FAMILIES)), odd=st.dictionaries(KEYS, ODD, max_size=4))

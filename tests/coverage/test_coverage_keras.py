@@ -30,7 +30,7 @@ def bn(name="bn", **settings):
 
 @pytest.fixture
 def told(table_of):
-    def tell(names, layers, *, format="keras-h5", **more):  # noqa: A002
+    def tell(names, layers, *, format="keras-h5", **more):
         table = table_of(names, format=format, path="m.h5", layers=layers, **more)
         found = coverage_of(table, "m.h5")
         assert {finding.code for finding in found} <= {"CK003"}
@@ -247,7 +247,9 @@ def test_half_of_a_wrapper_that_is_missing_is_named(told):
         LayerConfig(name=f"bi/{way}_lstm", class_name="LSTM", settings=settings)
         for way in ("forward", "backward")
     ]
-    names = [f"model_weights/bi/bi/forward_lstm/{part}:0" for part in ("kernel", "recurrent_kernel")]
+    names = [
+        f"model_weights/bi/bi/forward_lstm/{part}:0" for part in ("kernel", "recurrent_kernel")
+    ]
     shapes = {names[0]: (4, 20), names[1]: (5, 20)}
     [(_, text)] = told(names, [wrapper, *halves], shapes=shapes)
     assert text.endswith("'bi/backward_lstm' (LSTM): all 2 weights")
@@ -305,7 +307,10 @@ def test_a_whole_file_of_keras_2(tmp_path: Path):
             settings = layer["config"]
             settings |= {"use_bias": "head" in settings["name"], "kernel_initializer": "x"}
             settings |= {"center": True, "scale": True, "strides": 1, "kernel_size": [3, 3]}
-            settings |= {"units": 4, "filters": {"1": 8, "2": 16, "3": 16}.get(settings["name"][-1])}
+            settings |= {
+                "units": 4,
+                "filters": {"1": 8, "2": 16, "3": 16}.get(settings["name"][-1]),
+            }
         file.attrs["model_config"] = text = json.dumps(config)
     with open_path(path) as table:
         assert coverage_of(table, str(path)) == ()

@@ -89,7 +89,9 @@ def test_a_lone_layer_that_lacks_a_weight_is_a_warning(told):
 
 @pytest.mark.parametrize("number", [0, 7])
 def test_first_and_last_layers_differ_by_design(number, told):
-    assert told([name for name in stack(range(8)) if name != f"net.blocks.{number}.up.weight"]) == []
+    assert (
+        told([name for name in stack(range(8)) if name != f"net.blocks.{number}.up.weight"]) == []
+    )
 
 
 def test_a_layer_of_another_kind_lacks_nothing(told):
@@ -145,6 +147,8 @@ def test_only_the_file_that_loaders_take_is_judged(told):
     assert told(stack([0, 1, 2, 3, 4, 6, 7]), file="best.pt") == []
 
 
-@pytest.mark.parametrize("value", [-1, 0, 10**300, "8", [8], {}, True, 1.5], ids=lambda v: repr(v)[:8])
+@pytest.mark.parametrize(
+    "value", [-1, 0, 10**300, "8", [8], {}, True, 1.5], ids=lambda v: repr(v)[:8]
+)
 def test_odd_numbers_of_layers_claim_nothing(value, told):
     assert told(stack(range(6)), num_hidden_layers=value) == []

@@ -261,28 +261,24 @@ class TestTables:
             last = model.optimizer.variables[-1]
             last.assign(np.full(last.shape, -1.0))
 
-    @pytest.mark.parametrize("how", ["nothing", "BatchNorm", "weights", "optimizer"])
-    @pytest.mark.parametrize("kind", ["sequential", "nested", "subclassed"])
-    def test_are_judged_as_the_saved_file_is(
-        self, keras: Any, tmp_path: Path, kind: str, how: str
-    ) -> None:
-        keras.utils.set_random_seed(1)
+    @pytest.mark.parametrize("kind", ["sequential", "subclassed"])
+    def test_are_judged_as_the_saved_file_is(self, keras: Any, tmp_path: Path, kind: str) -> None:
         model, batch = KINDS[kind][0](keras), batch_for(kind, 32)
-        given = batch[0] if len(batch) == 1 else batch
         model.compile("adam", "mse")
-        model.fit(given, np.zeros(model(given).shape), verbose=0)
-        self.sicken(model, how)
-        _, live = examined("live", model_table(model), Wishes())
-        for layout in LAYOUTS.values():
-            path = str(saved(model, tmp_path / layout))
-            with open_path(path) as table:
-                _, filed = examined(path, table, Wishes())
-            assert live.verdict == filed.verdict
-            custom = ("CK002",)  # only a file can need a class
-            assert sorted((f.code, f.severity, f.role) for f in live.findings) == sorted(
-                (f.code, f.severity, f.role) for f in filed.findings if f.code not in custom
-            )
-        assert bool(live.findings) == (how != "nothing"), live.findings
+        model.fit(batch[0], np.zeros(model(batch[0]).shape), verbose=0)
+        for how in ("nothing", "BatchNorm", "weights", "optimizer"):
+            self.sicken(model, how)
+            _, live = examined("live", model_table(model), Wishes())
+            told = sorted((f.code, f.severity, f.role) for f in live.findings)
+            assert bool(told) == (how != "nothing")
+            for layout in LAYOUTS.values():
+                path = str(saved(model, tmp_path / layout))
+                with open_path(path) as table:
+                    _, filed = examined(path, table, Wishes())
+                assert live.verdict == filed.verdict
+                # only a file can need a class
+                rest = [f for f in filed.findings if f.code != "CK002"]
+                assert told == sorted((f.code, f.severity, f.role) for f in rest)
 
     def test_share_the_memory_of_the_model(self, keras: Any) -> None:
         model = made(keras, "sequential")

@@ -64,7 +64,8 @@ def test_a_script_that_is_not_there_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["gone.pt", "folder/gone", "gone.keras", "gone.h5", "gone.py", "a\0b.pt", "x" * 5000 + "/"]
+    "text",
+    ["gone.pt", "folder/gone", "gone.keras", "gone.h5", "gone.py", "a\0b.pt", "x" * 5000 + "/"],
 )
 def test_a_file_that_is_not_there_is_said(text):
     with pytest.raises(UsageError, match="no such file"):
@@ -72,13 +73,13 @@ def test_a_file_that_is_not_there_is_said(text):
 
 
 def test_a_module_without_a_factory_is_told_the_form():
-    with pytest.raises(UsageError, match="write zoo.models:NAME"):
+    with pytest.raises(UsageError, match=r"write zoo\.models:NAME"):
         parse_model("zoo.models")
 
 
 @pytest.mark.parametrize("text", ["", ":build", "not a name", "zoo:not a name", "1zoo:2"])
 def test_what_is_no_form_is_told_the_forms(text):
-    with pytest.raises(UsageError, match="package.module:factory"):
+    with pytest.raises(UsageError, match=r"package\.module:factory"):
         parse_model(text)
 
 

@@ -218,6 +218,16 @@ def test_complex_and_quantised_and_sparse_outputs_are_told_as_floats(torch):
     assert np.array_equal(sparse, x)
 
 
+def test_containers_are_followed_twelve_deep_and_circles_end(torch):
+    def forward(self, x):
+        ring = [x]
+        ring.append(ring)
+        return ring
+
+    assert len(subject(function(torch, forward)).run([batch(1, 2)])) == 12
+    assert len(subject(function(torch, forward)).run([batch(1, 2)], rounding="float16")) == 12
+
+
 # Inputs
 
 
@@ -232,10 +242,11 @@ def test_floats_take_the_type_of_the_weights_and_whole_numbers_stay(torch):
     values = [
         np.ones((2, 3)), np.ones((2, 3), np.float32), np.ones((2, 3), ">f4"), np.ones(2, ">i4"),
         np.ones(2, np.uint8), np.ones(2, bool), np.ones((2, 3), ml_dtypes.bfloat16),
+        np.ones(2, np.longdouble),
     ]  # fmt: skip
     (found,) = subject(net).run(values)
     narrow = torch.bfloat16
-    assert seen == [narrow, narrow, narrow, torch.int32, torch.uint8, torch.bool, narrow]
+    assert seen == [narrow, narrow, narrow, torch.int32, torch.uint8, torch.bool, narrow, narrow]
     assert found.dtype == np.float32
 
 
@@ -287,8 +298,8 @@ def stated(torch: Any, **attributes: Any) -> Any:
     [
         (lambda t: stated(t, example_input_array=t.ones(8, 3)), [((None, 3), "float32")]),
         (
-            lambda t: stated(t, example_input_array=(t.ones(8, 3), t.ones(8, 5).long())),
-            [((None, 3), "float32"), ((None, 5), "int64")],
+            lambda t: stated(t, example_input_array=(t.ones(8, 3), t.tensor(5))),
+            [((None, 3), "float32"), ((), "int64")],
         ),
         (lambda t: stated(t, pretrained_cfg={"input_size": (3, 8, 9)}), [((None, 3, 8, 9), "float32")]),
         (lambda t: stated(t, default_cfg={"input_size": (3, 8, 9)}), [((None, 3, 8, 9), "float32")]),
@@ -463,6 +474,12 @@ def test_rounding_goes_on_in_layers_that_nobody_watches(torch):
     net = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity())
     subject(net).run([np.full((1, 2), 1e6)], diary, only=["1"], rounding="float16")
     assert np.isinf(diary.began[0][1][0]).all()
+
+
+def test_a_model_in_half_precision_is_not_rounded_to_as_many_bits(torch):
+    who = subject(torch.nn.Linear(3, 4).half())
+    exact, same = (who.run([batch(2, 3)], rounding=way)[0] for way in ("", "bfloat16"))
+    assert np.array_equal(exact, same)
 
 
 def test_rounding_to_another_type_is_refused(torch):
@@ -651,6 +668,14 @@ def test_what_the_model_itself_does_not_take_is_told_of_it(torch):
 def test_many_inputs_are_told_of_in_short(torch):
     with pytest.raises(UsageError, match=r"float32 \(1,\) and 2 more: TypeError"):
         subject(torch.nn.Linear(3, 2)).run([np.zeros(1)] * 6)
+
+
+def test_long_reasons_are_cut(torch):
+    def forward(self, x):
+        raise ValueError("\n\n  " + "x" * 999 + "\nmore")
+
+    with pytest.raises(UsageError, match=r"\(2, 3\): x{300}$"):
+        subject(function(torch, forward)).run([batch(2, 3)])
 
 
 def test_an_error_without_words_is_told_by_its_name(torch):

@@ -159,7 +159,7 @@ def test_settings_of_layers_are_known(torch):
         nn.BatchNorm2d(2, eps=1e-12, momentum=0.25), nn.MaxPool2d((2, 2), stride=3),
         nn.BatchNorm1d(2, momentum=None),
     )  # fmt: skip
-    net[0].hook, net[0].long, net[0]._own = print, tuple(range(9)), 3
+    net[0].hook, net[0].long, net[0]._own, net[0].axes = print, tuple(range(9)), 3, tuple(range(8))
     net.again = net[0]
     layers = table_of(net).layers
     assert list(layers) == ["0", "1", "2", "again"]
@@ -170,6 +170,7 @@ def test_settings_of_layers_are_known(torch):
     assert layers["2"].momentum is None
     assert layers["1"].settings["kernel_size"] == (2, 2)
     assert layers["1"].settings["stride"] == 3
+    assert layers["0"].settings["axes"] == tuple(range(8))
     assert not {"hook", "long", "_own"} & set(layers["0"].settings)
 
 
