@@ -90,10 +90,18 @@ CONTAINER_PAGES: Mapping[str, ContainerPage] = {
         judged, so it counts as an error.  What is there and listed nowhere is a warning: loaders
         pass it by, and it may be the older half of another checkpoint.
 
+        ``preflight`` also knows what belongs to the model, from a Hugging Face ``config.json``
+        beside the file, the configuration inside a Keras file, or the names that are expected.
+        Weights that are missing, have another shape, or have words in front that no loader looks
+        for are errors then: many loaders leave such weights at random values and say so in a line
+        of their log at most.
+
         How it happens
         --------------
         A download or a copy that stopped half way; shards of two runs in one folder; an index
-        edited by hand; a save that was interrupted; tensors dropped by a conversion.
+        edited by hand; a save that was interrupted; tensors dropped by a conversion; a wrapped or
+        compiled model that was saved (``module.``, ``_orig_mod.``); a ``config.json`` of another
+        size of the model.
 
         When to ignore it
         -----------------

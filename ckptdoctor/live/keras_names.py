@@ -55,10 +55,10 @@ def variable_names(variables: Sequence[Variable]) -> dict[int, str]:
     return {id(variable.value): variable.name for variable in variables}
 
 
-def own_variables(layer: Any) -> Iterator[Any]:
-    """Variables of a layer without those of the layers inside."""
+def own_variables(layer: Any, *kinds: str) -> Iterator[Any]:
+    """Variables of a layer without those of the layers inside; trainable ones first."""
     for kept in ("variables", "weights"):  # Keras 3, Keras 2
-        for kind in ("trainable", "non_trainable"):
+        for kind in kinds or ("trainable", "non_trainable"):
             yield from getattr(layer, f"_{kind}_{kept}", None) or ()
 
 

@@ -211,25 +211,14 @@ class KerasSubject:
 def _state(nodes: Sequence[Node]) -> Iterator[tuple[Any, Array]]:
     """Variables that inference may write: those that no gradient reaches, and random states."""
     for node in nodes:
-        layer = node.layer
-        own = [v for v in own_variables(layer) if id(v) not in _ids(_trained(layer))]
-        own += [each.state for each in getattr(layer, "_seed_generators", None) or ()]
-        for variable in own:
+        seeds = getattr(node.layer, "_seed_generators", None) or ()
+        for variable in (
+            *own_variables(node.layer, "non_trainable"),
+            *(each.state for each in seeds),
+        ):
             values = values_of(variable)
             if values is not None and values.size <= MAX_STATE:
                 yield variable, values
-
-
-def _trained(layer: Any) -> Sequence[Any]:
-    for kept in ("_trainable_variables", "_trainable_weights"):
-        found: Sequence[Any] | None = getattr(layer, kept, None)
-        if found is not None:
-            return found
-    return ()
-
-
-def _ids(variables: Sequence[Any]) -> set[int]:
-    return {id(variable) for variable in variables}
 
 
 def _forget_losses(model: Any, nodes: Sequence[Node]) -> None:

@@ -292,7 +292,7 @@ def _eagerly(module: nn.Module) -> Iterator[None]:
             torch.compiler, "set_stance"
         ):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        mha = getattr(torch.backends, "mha", None)
+        mha: Any = getattr(torch.backends, "mha", None)
         if hasattr(mha, "get_fastpath_enabled") and mha.get_fastpath_enabled():
             mha.set_fastpath_enabled(False)
             stack.callback(mha.set_fastpath_enabled, True)

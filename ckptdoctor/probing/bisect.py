@@ -17,6 +17,11 @@ __all__ = ["Culprit", "Search", "breaking", "search_inference", "search_training
 
 Test = Callable[[Array], bool]
 
+_COMPANY = 8
+"""Samples in whose company others are tried in training mode: they are run again every time."""
+_LEAST = 3
+"""Samples of a group that is still halved in search of company."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Culprit:
@@ -65,21 +70,22 @@ def breaking(bad: Test, indices: Array) -> tuple[list[int], list[tuple[int, ...]
     Parameters
     ----------
     bad
-        Whether a group is; asked for at most ``2 k log2(n / k)`` groups, k of n being bad.
+        Whether a group is; asked for at most ``2 k log2(n / k)`` groups, k of n being bad alone.
     indices
         The group, known to be bad.
 
     Returns
     -------
     tuple
-        Single members that are, and groups of which no half is.
+        Single members that are bad; and of every part that is, though no half of it is, the fewest
+        members that are together.
 
     Examples
     --------
     >>> breaking(lambda group: 5 in group or {1, 6} <= set(group), np.arange(8))
     ([5], [])
     >>> breaking(lambda group: {1, 6} <= set(group), np.arange(8))
-    ([], [(0, 1, 2, 3, 4, 5, 6, 7)])
+    ([], [(1, 6)])
     """
     if len(indices) == 1:
         return [int(indices[0])], []
@@ -91,8 +97,20 @@ def breaking(bad: Test, indices: Array) -> tuple[list[int], list[tuple[int, ...]
             alone += singles
             groups += together
     if not alone and not groups:
-        groups.append(tuple(map(int, indices)))
+        groups.append(tuple(map(int, _needed(bad, indices, indices[:0]))))
     return alone, groups
+
+
+def _needed(bad: Test, part: Array, company: Array) -> Array:
+    """Fewest members of a part that are bad in the company of others, which alone are not."""
+    if len(part) == 1:
+        return part
+    left, right = np.array_split(part, 2)
+    for half in (left, right):
+        if bad(np.concatenate([company, half])):
+            return _needed(bad, half, company)
+    rest = _needed(bad, right, np.concatenate([company, left]))
+    return np.concatenate([_needed(bad, left, np.concatenate([company, rest])), rest])
 
 
 def search_inference(feed: Feed, indices: Sequence[int] | Array, rounding: str = "") -> Search:
@@ -122,7 +140,10 @@ def search_inference(feed: Feed, indices: Sequence[int] | Array, rounding: str =
 
 
 def search_training(feed: Feed, indices: Sequence[int] | Array, rounding: str = "") -> Search:
-    """Find the samples whose batch would leave statistics that are not finite, or outputs."""
+    """Find the samples whose batch would leave statistics that are not finite, or outputs.
+
+    A sample alone has no variance: each is tried in the company of some that are fine.
+    """
     norms = feed.subject.norms
 
     def bad(group: Array) -> bool:
@@ -132,15 +153,34 @@ def search_training(feed: Feed, indices: Sequence[int] | Array, rounding: str = 
             return True
         return any(_leaves_range(statistics.pooled(name)[1]) for name in norms)
 
+    batches = list(feed.batches(indices))
+    company = next((batch[:_COMPANY] for batch in batches if not bad(batch)), None)
+    if company is None:
+        company = next(filter(len, (_fine(bad, batch) for batch in batches)), batches[0][:0])
+
+    def in_company(group: Array) -> bool:
+        return bad(np.concatenate([group, np.setdiff1d(company, group)]))
+
     culprits: list[int] = []
     groups: list[tuple[int, ...]] = []
-    for batch in feed.batches(indices):
+    for batch in batches:
         if bad(batch):
-            singles, together = breaking(bad, batch)
+            singles, together = breaking(in_company, batch)
             culprits += singles
             groups += together
     mode = f"training{f' in {rounding}' if rounding else ''}"
     return _search(mode, feed.data, indices, culprits, groups)
+
+
+def _fine(bad: Test, batch: Array) -> Array:
+    """Some samples that are fine together, two at least; none where there are none."""
+    while len(batch) > _LEAST:
+        halves = np.array_split(batch, 2)
+        fine = next((half for half in halves if not bad(half)), None)
+        if fine is not None:
+            return fine[:_COMPANY]
+        batch = halves[0]
+    return batch[:0]
 
 
 def _leaves_range(found: Statistics) -> bool:

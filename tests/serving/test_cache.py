@@ -1,5 +1,6 @@
 """The cache of verdicts: what it believes, who scans, and that it never makes unfit fit."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -19,9 +20,10 @@ from ckptdoctor.results import Exemption, Wishes
 from ckptdoctor.serving import cache as module
 from ckptdoctor.serving import folder as folders
 from ckptdoctor.serving import scanning
-from ckptdoctor.serving.cache import Shelf, VerdictCache, opened, patience
+from ckptdoctor.serving.cache import Shelf, VerdictCache, key_document, opened, patience
 from ckptdoctor.serving.folder import PrivateFolder, UntrustedError
 from ckptdoctor.serving.gate import preflight
+from ckptdoctor.serving.identity import Identity
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -191,6 +193,20 @@ class TestKnown:
         assert grade(fit, cache=cache, expect_sha256=digest) == ("fit", False)
         assert grade(fit, cache=cache, expect_sha256="0" * 64) == ("unfit", True)
 
+    def test_every_wish_counts(self):
+        others = {
+            "purpose": "resume", "weights": "ema", "select": ("NF",), "ignore": ("NF",),
+            "tensors": ("w",), "cast_to": "float16", "thresholds": {"BN003": {"limit": 2}},
+            "exempt": (Exemption(tensor="w", reason="r", codes=("NF",)),), "trust_hdf5": True,
+            "settings": "x.toml",
+        }  # fmt: skip
+        assert set(others) == {field.name for field in dataclasses.fields(Wishes)}
+        plain = key_document({}, Wishes(), "")
+        for name, value in others.items():
+            assert key_document({}, Wishes(**{name: value}), "") != plain, name
+        assert key_document({}, Wishes(), "x") != plain
+        assert key_document({"path": ""}, Wishes(), "") != plain
+
 
 class TestHostile:
     def test_entry_is_private_and_json(self, fit, cache):
@@ -235,6 +251,12 @@ class TestHostile:
         preflight(fit, cache=cache)
         (entry,) = entries(cache)
         entry.write_bytes(data)
+        assert grade(fit, cache=cache) == ("fit", False)
+
+    def test_entry_with_something_behind_it_is_scanned_again(self, fit, cache):
+        preflight(fit, cache=cache)
+        (entry,) = entries(cache)
+        entry.write_bytes(entry.read_bytes() + b"{}")
         assert grade(fit, cache=cache) == ("fit", False)
 
     def test_no_edit_of_a_key_makes_unfit_fit(self, tmp_path, cache):
@@ -501,6 +523,28 @@ class TestYoungFiles:
         assert entries(cache) == []
         assert "its times are in the future" in caplog.records[0].message
 
+    @pytest.mark.parametrize("part", ["holds", "unhashed"])
+    def test_verdict_on_other_bytes_is_not_kept(self, fit, cache, monkeypatch, part):
+        monkeypatch.setattr(Identity, part, lambda *_: False)
+        assert grade(fit, cache=cache) == ("fit", False)
+        assert entries(cache) == []
+
+    def test_verdict_by_expectations_that_change_meanwhile_is_not_kept(
+        self, fit, cache, monkeypatch, tmp_path
+    ):
+        names = tmp_path / "names.txt"
+        names.write_text("\n".join(checkups.fit_state()))
+        examined = scanning.look
+
+        def edited(*given):
+            report = examined(*given)
+            names.write_text("fc.bias")
+            return report
+
+        monkeypatch.setattr(scanning, "look", edited)
+        assert grade(fit, cache=cache, expect_keys=names) == ("fit", False)
+        assert entries(cache) == []
+
     @pytest.mark.parametrize("when", ["before", "after"])
     def test_verdict_on_a_file_that_changes_meanwhile_is_not_kept(
         self, fit, cache, monkeypatch, when, caplog
@@ -526,6 +570,7 @@ import sys, time, pathlib
 from ckptdoctor.serving import scanning
 from ckptdoctor.serving.cache import VerdictCache
 from ckptdoctor.serving.gate import preflight
+from ckptdoctor.serving.identity import Identity
 examined = scanning.look
 def slow(*given):
     print("scans", flush=True)
@@ -673,11 +718,10 @@ class TestReplicas:
         put = Shelf.put
 
         def late(self, *given):
-            put(self, *given)
             if not order:
                 order.append(1)
                 checkups.unfit(fit)
-                time.sleep(0.3)
+            put(self, *given)
 
         monkeypatch.setattr(Shelf, "put", late)
         first = threading.Thread(target=grade, args=(fit,), kwargs={"cache": cache})
