@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import numpy as np
 from .api import settings_from
 from .errors import UsageError
 from .examination import examined
+from .findings import Finding, Severity
 from .live.opening import subject_of
 from .live.subject import Statistics, Subject
 from .recalibration.choice import FEWEST, Reach, Recalibration, recalibrated
 from .remedies import Orders, Patient
-from .remedies.ailments import ailments_of
-from .results import CastTo, Exemption, Purpose, Report, Wishes
+from .remedies.ailments import BN_CODES, ailments_of
+from .results import CastTo, Diagnosis, Exemption, Purpose, Report, Wishes
 from .rules.base import Context
 from .selection import check_wishes
 from .tensors import Array, TensorTable
@@ -163,7 +165,18 @@ def recalibrate(
 def _diagnosed(table: TensorTable, wishes: Wishes) -> Report:
     check_wishes(wishes)
     with table:
-        return examined(table.path, table, wishes)[1]
+        report = examined(table.path, table, wishes)[1]
+    told = tuple(_without_commands(diagnosis, report.findings) for diagnosis in report.diagnoses)
+    return replace(report, diagnoses=told)
+
+
+def _without_commands(diagnosis: Diagnosis, findings: Sequence[Finding]) -> Diagnosis:
+    """Put what can be done to a model in the place of commands, which are for files."""
+    codes = {findings[index].code for index in diagnosis.findings}
+    heals = diagnosis.severity >= Severity.ERROR and bool(codes & set(BN_CODES))
+    step = "ckptdoctor.recalibrate(model, batches)" if heals else ""
+    tells = "Recomputes the statistics from training data, in place." if heals else ""
+    return replace(diagnosis, next=step, next_tells=tells)
 
 
 def _broken(subject: Subject) -> dict[str, Statistics]:

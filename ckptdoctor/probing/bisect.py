@@ -155,8 +155,11 @@ def search_training(feed: Feed, indices: Sequence[int] | Array, rounding: str = 
 
     batches = list(feed.batches(indices))
     company = next((batch[:_COMPANY] for batch in batches if not bad(batch)), None)
+    mode = f"training{f' in {rounding}' if rounding else ''}"
     if company is None:
         company = next(filter(len, (_fine(bad, batch) for batch in batches)), batches[0][:0])
+        if not len(company) and len(batches) > 1:
+            return Search(mode=mode, samples=len(indices), everyone=True)
 
     def in_company(group: Array) -> bool:
         return bad(np.concatenate([group, np.setdiff1d(company, group)]))
@@ -168,12 +171,11 @@ def search_training(feed: Feed, indices: Sequence[int] | Array, rounding: str = 
             singles, together = breaking(in_company, batch)
             culprits += singles
             groups += together
-    mode = f"training{f' in {rounding}' if rounding else ''}"
     return _search(mode, feed.data, indices, culprits, groups)
 
 
 def _fine(bad: Test, batch: Array) -> Array:
-    """Some samples that are fine together, two at least; none where there are none."""
+    """Find some samples that are fine together, two at least; none where there are none."""
     while len(batch) > _LEAST:
         halves = np.array_split(batch, 2)
         fine = next((half for half in halves if not bad(half)), None)

@@ -16,8 +16,10 @@ __all__ = ["AGREEING", "DIFFERENT", "first_bad", "frozen_row", "signs", "treated
 
 AGREEING = 0.8
 """Share of samples on which inference and training mode agree, in a healthy model 0.95 to 1."""
-DIFFERENT = 0.6
-"""Norm of the difference of the outputs, for models without scores; 0 to 0.3 in healthy ones."""
+DIFFERENT = 0.5
+"""Norm of the difference of the outputs over theirs, which has to be larger too: an untrained model
+has scores so near each other that the largest means little.  0 to 0.3 in healthy models, 0.84 and
+more in broken ones."""
 _SQUARES = 1e18
 """Magnitude whose square leaves float32."""
 _HALF = 200.0
@@ -272,7 +274,7 @@ def disagrees(train: TrainMode | None) -> bool:
     if found.finite < found.reference:
         return True
     share = found.share
-    return share < AGREEING if share is not None else found.difference > DIFFERENT
+    return found.difference > DIFFERENT and (share is None or share < AGREEING)
 
 
 def _about_training(report: ProbeReport) -> Iterator[Sign]:

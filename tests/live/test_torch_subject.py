@@ -723,6 +723,17 @@ def test_an_error_that_the_model_gets_over_ends_only_that_call(torch):
     assert [call.depth for call, _ in diary.began] == [0, 1, 2, 1]
 
 
+def test_a_run_after_an_error_of_the_callers_is_like_any_other(torch):
+    silent = function(torch, lambda self, x: None)
+    net = function(torch, lambda self, x: self.silent(x) or x, silent=silent)
+    diary = Diary()
+    try:
+        {}["no such key"]
+    except KeyError:
+        subject(net).run([batch(2, 3)], diary)
+    assert diary.order == [">", ">silent", "<silent", "<"]
+
+
 def test_an_error_of_a_hook_before_ours_is_told_too(torch):
     net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
 

@@ -230,6 +230,13 @@ def test_weights_without_values_are_refused(torch, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_complex_halves_are_refused(torch, tmp_path):
+    torch.save({"weight": torch.ones(2, 3, dtype=torch.complex32)}, tmp_path / "m.pt")
+    with pytest.raises(UsageError, match="'weight' is stored as plain complex32, and cannot"):
+        load(torch.nn.Linear(3, 2, bias=False), tmp_path / "m.pt")
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_model_with_packed_weights_is_refused(torch):
     net = torch.ao.quantization.quantize_dynamic(
         torch.nn.Sequential(torch.nn.Linear(4, 3)), {torch.nn.Linear}

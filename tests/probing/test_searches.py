@@ -121,6 +121,12 @@ def test_without_company_the_fewest_that_do_it_are_told():
     assert found.groups == ((0, 1), (2, 3))
 
 
+def test_where_no_samples_are_fine_the_model_is_at_fault():
+    subject = NumpySubject(Function("bad", "Bad", lambda x: x * np.nan), BatchNorm("bn", 6))
+    found = search_training(feed(subject, samples(40)), range(40))
+    assert (found.everyone, found.culprits, found.groups) == (True, (), ())
+
+
 def test_training_mode_leaves_the_model_as_it_was():
     subject = classifier()
     before = subject.statistics("bn1")

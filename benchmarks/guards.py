@@ -1,0 +1,169 @@
+"""What a guard costs: for each step, and for each save, as ratios within one run.
+
+    python -m benchmarks.guards [--rounds 7]
+
+Steps with the watch and without are taken in turns, and so are saves; a ratio is the median over
+the turns.  A guarded save also waits for the disk, which the framework's own does not, so that is
+told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+Case = tuple[str, Callable[[], Any], Callable[[], Any]]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def ratio(with_it: Callable[[], Any], without: Callable[[], Any], rounds: int) -> float:
+    """Median over the rounds of the one time / the other, in turns, after one for warmth."""
+    with_it(), without()
+    found = []
+    for turn in range(rounds):
+        pair = (with_it, without) if turn % 2 else (without, with_it)
+        seconds = {work: timed(work) for work in pair}
+        found.append(seconds[with_it] / seconds[without])
+    return statistics.median(found)
+
+
+def torch_models() -> Iterator[tuple[str, Any, Any]]:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    yield (
+        "MLP, 2,800 weights",
+        nn.Sequential(nn.Linear(32, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10)),
+        torch.randn(32, 32),
+    )
+    layers: list[nn.Module] = []
+    for i in range(16):
+        layers += [nn.Conv2d(64 if i else 3, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
+    yield "CNN, 0.6 million", nn.Sequential(*layers, *head), torch.randn(16, 3, 32, 32)
+    block = nn.TransformerEncoderLayer(256, 4, 1024, batch_first=True)
+    yield "transformer, 4.7 million", nn.TransformerEncoder(block, 6), torch.randn(8, 64, 256)
+
+
+def torch_steps(steps: int) -> Iterator[Case]:
+    """Steps of plain torch, as Lightning and the Trainer take them around the same watch."""
+    import torch
+
+    from ckptdoctor.guards.guard import Guard
+    from ckptdoctor.guards.terms import Terms
+    from ckptdoctor.guards.torch_gauge import TorchGauge
+
+    for name, model, batch in torch_models():
+        optimizer = torch.optim.AdamW(model.parameters())
+        guard = Guard(Terms(), 50)
+        guard.begin(Path(), 0, lambda model=model: TorchGauge(model))
+
+        def train(model=model, batch=batch, optimizer=optimizer) -> None:
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+
+        def watched(train=train, guard=guard) -> None:
+            for step in range(steps):
+                train()
+                guard.check(step)
+
+        yield f"torch step, {name}", watched, lambda train=train: [train() for _ in range(steps)]
+
+
+def keras_steps(steps: int) -> Iterator[Case]:
+    """``fit`` with the guard and with Keras' own callback, neither of which saves."""
+    import keras
+    import numpy as np
+
+    from ckptdoctor.guards.keras import CheckpointGuard
+
+    keras.utils.set_random_seed(0)
+    tall = keras.applications.ResNet50V2(weights=None, input_shape=(32, 32, 3), classes=10)
+    small = keras.Sequential(
+        [keras.Input((32,)), keras.layers.Dense(64), keras.layers.BatchNormalization(),
+         keras.layers.Dense(10)]
+    )  # fmt: skip
+    for name, model, shape, count in (
+        ("MLP, 3,000 weights", small, (32,), 20 * steps),
+        ("ResNet50V2, 24 million", tall, (32, 32, 3), max(steps // 2, 4)),
+    ):
+        model.compile("adam", "mse")
+        x = np.ones((16 * count, *shape), np.float32)
+        y = np.zeros((16 * count, 10), np.float32)
+        never = {"filepath": "never.keras", "save_freq": 1 << 40}
+
+        def fit(kind, model=model, x=x, y=y, never=never) -> None:
+            model.fit(x, y, batch_size=16, verbose=0, callbacks=[kind(**never)])
+
+        yield (
+            f"Keras step, {name}",
+            lambda fit=fit: fit(CheckpointGuard),
+            lambda fit=fit: fit(keras.callbacks.ModelCheckpoint),
+        )
+
+
+def saves(folder: Path) -> Iterator[Case]:
+    """A checkpoint of 0.6 GB saved with the guard, against the same without, flushed or not."""
+    import keras
+    import torch
+
+    from ckptdoctor.guards import guarded_save
+
+    tensors = {f"layer{i}.weight": torch.randn(1024, 1024) / 32 for i in range(48)}
+    state = {"model": tensors, "optimizer": {name: t.square() for name, t in tensors.items()}}
+    stack = [keras.layers.Dense(2048) for _ in range(10)]
+    model = keras.Sequential([keras.Input((2048,)), *stack])
+    for name, save in (
+        ("m.pt", lambda path: torch.save(state, path)),
+        ("m.keras", model.save),
+        ("m.weights.h5", model.save_weights),
+    ):
+        target = str(folder / name)
+        size = os.path.getsize(target) if os.path.exists(target) else 0
+        guarded = lambda save=save, target=target: guarded_save(save, target)  # noqa: E731
+        guarded()
+        size = os.path.getsize(target)
+        yield f"save {name}, {size >> 20} MiB", guarded, lambda s=save, t=target: s(t)
+        yield (
+            f"save {name}, {size >> 20} MiB, flushed either way",
+            guarded,
+            lambda s=save, t=target: flushed(s, t),
+        )
+
+
+def flushed(save: Callable[[str], Any], target: str) -> None:
+    save(target)
+    with open(target, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=20)
+    asked = parser.parse_args()
+    print("| Guarded against not | time |\n|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for cases in (torch_steps(asked.steps), keras_steps(asked.steps), saves(Path(folder))):
+            for name, with_it, without in cases:
+                print(f"| {name} | {ratio(with_it, without, asked.rounds):.2f} x |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
