@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,9 @@ def saves(folder: Path) -> Iterator[Case]:
         ("m.weights.h5", model.save_weights),
     ):
         target = str(folder / name)
-        size = os.path.getsize(target) if os.path.exists(target) else 0
-        guarded = lambda save=save, target=target: guarded_save(save, target)  # noqa: E731
+        guarded = partial(guarded_save, save, target)
         guarded()
-        size = os.path.getsize(target)
+        size = Path(target).stat().st_size
         yield f"save {name}, {size >> 20} MiB", guarded, lambda s=save, t=target: s(t)
         yield (
             f"save {name}, {size >> 20} MiB, flushed either way",
@@ -149,7 +149,7 @@ def saves(folder: Path) -> Iterator[Case]:
 
 def flushed(save: Callable[[str], Any], target: str) -> None:
     save(target)
-    with open(target, "rb") as file:
+    with Path(target).open("rb") as file:
         os.fsync(file.fileno())
 
 

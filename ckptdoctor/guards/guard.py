@@ -84,10 +84,11 @@ class Guard:
         """Measure after a step, and look when it is time."""
         if not self.watch_every or self.first_bad is not None:
             return
-        if self._watch is not None:
-            self._attempt(partial(self._watch.measure, step))
         self._since += 1
-        if self._since >= self.watch_every:
+        due = self._since >= self.watch_every
+        if self._watch is not None and (due or not self._watch.dear):
+            self._attempt(partial(self._watch.measure, step))
+        if due:
             self._look(step)
 
     def look_now(self, step: int) -> None:
@@ -95,6 +96,8 @@ class Guard:
         if not self.watch_every:
             return
         if self.first_bad is None:
+            if self._watch is not None and self._watch.dear:
+                self._attempt(partial(self._watch.measure, step))
             self._look(step)
         elif not self.agree(self._found(step) is not None):
             self.first_bad = None  # somebody put it right

@@ -17,7 +17,10 @@ _FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 class KerasGauge:
-    """Trainable weights and moving statistics, read by one call of the backend."""
+    """Trainable weights and moving statistics, read by one call where the backend compiles.
+
+    With JAX, the model only has its weights when it is asked to fetch them from the training loop.
+    """
 
     def __init__(self, model: Any) -> None:
         own = f"{model.name}/"
@@ -29,8 +32,12 @@ class KerasGauge:
         self.slots: Sequence[Slot] = [slot for slot, _ in named]
         self._variables = [variable for _, variable in named]
         self._sums = _summing(self._variables)
+        self._fetch: Callable[[], None] | None = getattr(model, "jax_state_sync", None)
+        self.dear = self._fetch is not None
 
     def read(self) -> Any:
+        if self._fetch is not None:
+            self._fetch()
         return self._sums()
 
     def suspects(self, readings: Sequence[Any]) -> NDArray[np.bool_]:
@@ -64,9 +71,12 @@ def _summing(variables: Sequence[Any]) -> Callable[[], Any]:
     """Return a function that sums each variable, in one call where the backend compiles."""
     import keras  # noqa: PLC0415
 
+    ops = keras.ops
+
     def sums() -> Any:
-        values = [keras.ops.sum(keras.ops.cast(v.value, "float32")) for v in variables]
-        return keras.ops.stack(values) if values else keras.ops.zeros(0)
+        values = (ops.stop_gradient(variable.value) for variable in variables)
+        listed = [ops.sum(ops.cast(value, "float32")) for value in values]
+        return ops.stack(listed) if listed else ops.zeros(0)
 
     if keras.backend.backend() != "tensorflow":
         return sums

@@ -25,6 +25,8 @@ class TorchGauge:
     core, 0.3 % of a training step there, and no waiting for the device.
     """
 
+    dear = False
+
     def __init__(self, module: torch.nn.Module) -> None:
         named = list(_watched(module))
         self.slots: Sequence[Slot] = [slot for slot, _ in named]

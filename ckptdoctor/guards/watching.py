@@ -45,6 +45,8 @@ class Gauge(Protocol):
     """Reads all watched tensors of a model; one for each framework."""
 
     slots: Sequence[Slot]
+    dear: bool
+    """Whether reading is more than to start some work: then only when it is time to look."""
 
     def read(self) -> Any:
         """Start to measure every tensor, and do not wait for the result."""
@@ -106,6 +108,7 @@ class Watch:
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
+        self.dear = gauge.dear
         self._steps: list[int] = []
         self._readings: list[Any] = []
 

@@ -132,7 +132,7 @@ class Subject(Protocol):
         only
             Names of the layers to observe; None for all of them.
         rounding
-            ``float16`` or ``bfloat16``: inputs and every leaf's outputs are rounded to that type on
+            ``float16`` or ``bfloat16``: every layer's inputs and outputs are rounded to that type on
             the way, which is where mixed precision overflows; empty for none.
 
         Returns

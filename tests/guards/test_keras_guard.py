@@ -1,6 +1,9 @@
 """The guard for Keras, in the real ``fit``."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -248,3 +251,36 @@ def test_frozen_weights_and_sums_that_overflow_are_no_false_alarm():
     run.model.layers[2].kernel.assign(np.full((8, 2), -np.inf))
     watch.measure(2)
     assert watch.look().value == "Inf"
+
+
+OTHER_BACKEND = """
+import sys, numpy as np, keras
+from ckptdoctor.guards.keras import CheckpointGuard
+model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8),
+                          keras.layers.BatchNormalization(name="post_bn"), keras.layers.Dense(2)])
+model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(),
+                                                    initial_scale=2.0), "mse")
+x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+x[32:40] = np.inf
+guard = CheckpointGuard(sys.argv[1], save_freq=4, watch_every=3)
+model.fit(x, np.zeros((64, 2)), batch_size=8, shuffle=False, verbose=0, callbacks=[guard])
+print(guard.guard.last_good.step, guard.guard.first_bad.told())
+"""
+
+
+@pytest.mark.parametrize(("backend", "step"), [("torch", 5), ("jax", 7)])
+def test_other_backends_are_watched_as_well(tmp_path, backend, step):
+    pytest.importorskip("keras")
+    pytest.importorskip(backend)
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_BACKEND, str(tmp_path / "m.keras")],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == (
+        f"4 step {step}: BatchNorm 'post_bn' moving_mean became NaN (and 1 more tensor); "
+        "weights are finite\n"
+    ), done.stderr
+    assert names(tmp_path) == ["last_good.json", "m.keras", "unfit-m.keras"]

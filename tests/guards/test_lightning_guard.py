@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -246,3 +248,53 @@ def test_first_bad_step_is_in_the_state_and_says_nothing_while_all_is_well(tmp_p
     assert run.guard.state_dict()["ckptdoctor"] == {"first_bad": None}
     assert json.loads((tmp_path / "last_good.json").read_text())["first_bad"] is None
     assert run.guard.state_key.startswith("CheckpointGuard")
+
+
+TWO_PROCESSES = """
+import sys, torch, lightning.pytorch as pl
+from ckptdoctor.guards.lightning import CheckpointGuard
+class Module(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8))
+    def training_step(self, batch):
+        return self.net(batch[0]).square().mean()
+    def on_before_optimizer_step(self, optimizer):
+        grads = [p.grad for p in self.parameters()]
+        if not all(g.isfinite().all() for g in grads):
+            [g.zero_() for g in grads]
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+torch.set_num_threads(1)
+x = torch.randn(64, 4)
+x[32:40] = float("inf")
+data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), 8)
+guard = CheckpointGuard(sys.argv[1], every_n_train_steps=2, filename="{step}", on_unfit="stop",
+                        watch_every=4, save_last="link")
+trainer = pl.Trainer(
+    max_epochs=1, accelerator="cpu", devices=2, strategy="ddp_fork", logger=False,
+    enable_progress_bar=False, enable_model_summary=False, callbacks=[guard],
+    use_distributed_sampler=False)
+trainer.fit(Module(), data)
+"""
+
+
+def test_two_processes_follow_what_the_first_one_finds(tmp_path):
+    pytest.importorskip("lightning")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("step")]
+    assert [line.split(": ")[0] for line in said] == ["step 5", "step 6"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "last.ckpt",
+        "last_good.json",
+        "step=4.ckpt",
+        "unfit-checkpoint.ckpt",
+    ]
+    assert (tmp_path / "last.ckpt").resolve().name == "step=4.ckpt"

@@ -23,8 +23,8 @@ SLOTS = [
 class Gauge:
     """A model of three tensors, changed by the tests."""
 
-    def __init__(self, slots=SLOTS):
-        self.slots = slots
+    def __init__(self, slots=SLOTS, *, dear=False):
+        self.slots, self.dear = slots, dear
         self.tensors = [np.ones(2, np.float32) for _ in slots]
         self.reads = 0
 
@@ -179,6 +179,17 @@ class TestGuard:
         assert one.first_bad is None
         one.look_now(1)
         assert one.first_bad.step == 1
+
+    def test_what_is_dear_to_read_is_read_when_it_is_time_to_look(self, tmp_path):
+        gauge = Gauge(dear=True)
+        one = guard(tmp_path, gauge, every=5)
+        assert gauge.reads == 1  # as training begins
+        for step in range(1, 10):
+            one.check(step)
+        assert gauge.reads == 2
+        poison(gauge, 0)
+        one.look_now(9)
+        assert (gauge.reads, one.first_bad.step) == (3, 9)
 
     def test_zero_watches_nothing(self, tmp_path, gauge):
         poison(gauge, 0)

@@ -1,0 +1,256 @@
+"""A probe as text and as JSON: what is wrong comes first, 300 layers stay readable."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from live.numpy_subject import (
+    BatchNorm,
+    Dense,
+    Function,
+    NumpySubject,
+    classifier,
+    fit,
+    relu,
+    samples,
+)
+
+from ckptdoctor.findings import Severity
+from ckptdoctor.live.subject import Statistics
+from ckptdoctor.probing.probe import probe
+from ckptdoctor.probing.results import ProbeReport
+from ckptdoctor.report.probe import chosen, render
+from ckptdoctor.report.probe_json import probe_json
+from ckptdoctor.results import ErrorInfo, View
+
+VIEW = View(width=80)
+
+
+def deep(layers: int = 100, wide: int = 6) -> NumpySubject:
+    parts = []
+    for at in range(layers):
+        parts += [Dense(f"block{at}.fc", wide, wide, at), BatchNorm(f"block{at}.bn", wide)]
+        parts += [relu(f"block{at}.relu")]
+    subject = NumpySubject(*parts, Dense("head", wide, 4))
+    fit(subject, samples(256, wide))
+    return subject
+
+
+def sick(subject: NumpySubject, exploded: str, broken: str) -> NumpySubject:
+    held = subject.statistics(exploded)
+    subject.set_statistics(exploded, Statistics(held.mean, held.var * 1e6))
+    held = subject.statistics(broken)
+    subject.set_statistics(broken, Statistics(held.mean, held.var * np.nan))
+    return subject
+
+
+@pytest.fixture(scope="module")
+def founding() -> ProbeReport:
+    return probe(sick(deep(), "block40.bn", "block97.bn"), samples(64), bisect=True)
+
+
+def test_where_it_begins_comes_before_everything(founding):
+    lines = render(founding, VIEW).splitlines()
+    assert lines[0] == "NumpySubject"
+    assert lines[1] == "  numpy: 302 layers, 100 BatchNorms"
+    assert lines[2] == "  data: the given array, 64 samples of 6 float32, -2.641 to 2.86"
+    at = lines.index(next(line for line in lines if line.startswith("  first ")))
+    assert lines[at].startswith("  first     block97.bn (BatchNorm): NaN in 384 of 384 values")
+    assert re.match(r"  inputs    -\d[\d.]+ to \d[\d.]+, all finite", lines[at + 1])
+    assert lines[at + 2].startswith("  why       its own running_var is NaN in 6 of 6 values")
+    text = "\n".join(lines)
+    assert text.index("  model   unfit") < text.index("  first") < text.index("  error")
+    assert re.search(r"weights +BN001 nonfinite-running-stats: running_var: all 6 channels", text)
+
+
+def test_the_exploded_layer_upstream_is_named_with_its_factor(founding):
+    text = render(founding, VIEW)
+    assert re.search(r"error +block40\.bn: running variance", text)
+    assert re.search(r"times larger", text)
+    assert re.search(r"^  block40\.bn +\S+\.\.\S+ +\S+ +\S+e\+0[56]", text, re.MULTILINE)
+    assert re.search(r"^  block97\.bn +not finite", text, re.MULTILINE)
+    assert re.search(r"^  the other 9\d BatchNorms fit the data", text, re.MULTILINE)
+
+
+def test_300_layers_are_folded_around_what_is_bad(founding):
+    text = render(founding, VIEW)
+    table = text[text.index("  layer ") :]
+    assert re.search(r"\.\.\. \d+ more", table)
+    assert "block97.bn" in table
+    assert "block40.bn" in table
+    assert "block10.bn" not in table
+    assert re.search(r"In execution order, (\d+) of 302; all: --layers all", table)
+    assert len(text.splitlines()) < 70
+    assert "<- first, broken" in table
+
+
+def test_all_layers_are_shown_when_asked_for(founding):
+    text = render(founding, VIEW, "all")
+    assert "block10.bn" in text
+    assert "more\n" not in text[text.index("  layer ") :]
+    order = [text.index(f"  block{at}.relu ") for at in (0, 9, 10, 96)]
+    assert order == sorted(order)
+
+
+def test_no_layers_are_shown_when_not_asked_for(founding):
+    assert "  layer " not in render(founding, VIEW, "none")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_nothing_is_wider_than_the_terminal(founding, width):
+    for line in render(founding, View(width=width)).splitlines():
+        assert len(line) <= width or "ckptdoctor " in line
+
+
+def test_few_layers_are_all_shown():
+    report = probe(sick(classifier(), "bn1", "bn2"), samples(64))
+    assert chosen(report) == list(range(8))
+
+
+def test_rows_around_a_row_that_matters():
+    report = probe(sick(deep(20), "block3.bn", "block15.bn"), samples(64))
+    names = [report.rows[at].layer for at in chosen(report)]
+    assert "block15.fc" in names
+    assert names[:3] == ["block3.fc", "block3.bn", "block3.relu"]
+    first = names.index("block15.bn")
+    assert names[first - 2 : first + 3] == [
+        "block14.relu", "block15.fc", "block15.bn", "block15.relu", "block16.fc",
+    ]  # fmt: skip
+
+
+def test_a_clean_model_has_no_table():
+    report = probe(classifier(), samples(64))
+    text = render(report, VIEW)
+    assert "  model   fit      nothing found against what it makes of these samples" in text
+    assert chosen(report) == []
+    assert re.search(r"8 calls: largest value \S+, in \w+; every layer: --layers all", text)
+    assert "2 BatchNorms fit the data: variances within a factor of 1." in text
+    assert re.search(r"^  float16 +0 of 64 ", text, re.MULTILINE)
+    assert "float16 ends at 65504" in text
+
+
+def test_random_data_are_said_to_say_little():
+    text = render(probe(classifier(), "random:6"), VIEW)
+    assert "  statistics cannot be judged by random data" in text
+    assert "inference and training mode" not in text
+
+
+def test_a_constant_output_begins_somewhere():
+    subject = classifier()
+    held = subject.statistics("bn2")
+    subject.set_statistics("bn2", Statistics(held.mean, held.var * np.inf))
+    text = render(probe(subject, samples(64)), VIEW)
+    assert "  first     bn2 (BatchNorm): gives the same for every sample" in text
+    assert re.search(r"  inputs    \S+ to \S+, which differ", text)
+    assert re.search(r"  weights +BN001 ", text)
+    shrink = Function("shrink", "Shrink", lambda x: 1 + x * np.float32(1e-3))
+    subject = NumpySubject(Dense("fc", 6, 4), BatchNorm("bn1", 4), shrink)
+    subject.set_statistics("bn1", Statistics(np.zeros(4), np.full(4, 1e8)))
+    text = " ".join(render(probe(subject, samples(64)), VIEW).split())
+    assert "bn1 (BatchNorm): its running variance leaves next to nothing" in text
+
+
+def test_values_beyond_float16_are_told():
+    subject = NumpySubject(Dense("fc", 6, 4), Function("large", "Scale", lambda x: x * 1e6))
+    text = render(probe(subject, samples(64)), VIEW)
+    assert "beyond the end of float16, 65504" in text
+    assert re.search(r"^  float16 +64 of 64 .* large$", text, re.MULTILINE)
+    assert re.search(
+        r"warning   in float16 the output is not finite for 64 of 64 samples: large", text
+    )
+
+
+def test_types_that_show_the_same_are_one_line(founding):
+    assert "  float16 and bfloat16: as in float32\n" in render(founding, VIEW)
+
+
+def test_colours_are_those_of_the_other_reports(founding):
+    text = render(founding, View(width=80, color=True))
+    assert "\x1b[31;1munfit\x1b[0m" in text
+    assert "\x1b[1mfirst\x1b[0m" in text
+    assert "\x1b" not in render(founding, VIEW)
+
+
+def test_a_quiet_view_has_a_line_for_each_error(founding):
+    lines = render(founding, View(quiet=True)).splitlines()
+    errors = [s for s in founding.signs if s.severity is Severity.ERROR]
+    assert len(lines) == len(errors)
+    assert lines[0].startswith("NumpySubject: error nonfinite-output: the model's output is NaN")
+    assert render(probe(classifier(), samples(8)), View(quiet=True)) == ""
+
+
+def test_a_failure_is_one_line():
+    report = ProbeReport(
+        model="net.py:build",
+        error=ErrorInfo(type="UsageError", message="no such file", hint="look"),
+    )
+    assert render(report, VIEW) == "net.py:build: could not be probed: no such file; look\n"
+    assert not report.clean
+
+
+def test_names_cannot_reach_the_terminal():
+    evil = "bn\x1b[2J\u202e"
+    subject = NumpySubject(Dense("fc", 6, 4), Function(evil, "Lo\x07g", lambda x: x * np.nan))
+    report = probe(subject, samples(16))
+    for view in (VIEW, View(quiet=True)):
+        for layers in ("near", "all"):
+            text = render(report, view, layers)
+            assert "\x1b" not in text
+            assert "\x07" not in text
+            assert "\u202e" not in text
+    assert evil not in probe_json(report)
+    assert json.loads(probe_json(report))["probe"]["first"]["layer"] == evil
+
+
+def test_many_broken_layers_are_counted():
+    subject = deep(30)
+    for name in subject.norms:
+        held = subject.statistics(name)
+        subject.set_statistics(name, Statistics(held.mean, held.var * np.nan))
+    text = render(probe(subject, samples(64)), VIEW)
+    assert "27 more BatchNorms of this kind: see below" in text
+    assert "... and 18 more BatchNorms: --format json" in text
+    assert len(text.splitlines()) < 80
+
+
+def test_json_is_strict_and_complete(founding):
+    def refuse(text):
+        raise AssertionError(text)
+
+    whole = json.loads(probe_json(founding), parse_constant=refuse)
+    assert (whole["schema"], whole["tool"]["name"]) == (1, "ckptdoctor")
+    found = whole["probe"]
+    assert len(found["layers"]) == 302
+    assert found["clean"] is False
+    assert found["first"]["layer"] == "block97.bn"
+    assert found["first"]["outputs"] == {
+        "size": 384, "min": None, "max": None, "mean_abs": None, "zeros": 0, "nan": 384,
+        "posinf": 0, "neginf": 0,
+    }  # fmt: skip
+    assert found["training_mode"]["agreement"]["difference"] == "inf"
+    assert found["training_mode"]["treated"][0] == "block40.bn"
+    assert found["training_mode"]["treated"][-1] == "block97.bn"
+    assert [n["layer"] for n in found["norms"]][40] == "block40.bn"
+    assert found["findings"][0]["model_layer"] == "block97.bn"
+    assert found["data"]["samples"] == 64
+    assert found["searches"][0] == {
+        "mode": "inference", "samples": 64, "culprits": [], "groups": [], "everyone": True,
+    }  # fmt: skip
+    assert {s["kind"] for s in found["signs"]} >= {"nonfinite-output", "exploded-statistics"}
+    assert [t["dtype"] for t in found["types"]] == ["float32", "float16", "bfloat16"]
+    assert found["error"] is None
+
+
+def test_json_of_a_failure_has_its_reason():
+    error = ErrorInfo(type="ModelError", message="it failed", where="net.py:3", hint="look")
+    found = json.loads(probe_json(ProbeReport(model="m", error=error)))["probe"]
+    assert found["error"] == {
+        "type": "ModelError",
+        "message": "it failed; look",
+        "where": "net.py:3",
+    }
+    assert (found["data"], found["training_mode"], found["first"], found["frozen"]) == (None,) * 4
+    assert found["layers"] == []
