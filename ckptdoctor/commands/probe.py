@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..errors import CkptDoctorError, InternalError
 from ..exits import CLEAN, FINDINGS
 from ..findings import Severity
-from ..probing.probe import probe
+from ..probing.probe import STEPS, probe
 from ..probing.results import ProbeReport
 from ..report.probe import render
 from ..report.probe_json import probe_json
@@ -57,17 +58,12 @@ def run_probe(wish: ProbeWish) -> int:
     return CLEAN if report.clean else FINDINGS
 
 
-_STEPS = ("opening", "weights", "inference mode", "training mode", "float16", "bfloat16",
-          "searching the samples")  # fmt: skip
-
-
-def _told(model: str, line: ProgressLine) -> Any:
+def _told(model: str, line: ProgressLine) -> Callable[[str], None]:
     """Progress by steps: how long each takes, nobody knows."""
+    line.start(model)
 
     def note(what: str) -> None:
-        line.clear()
-        line.start(f"{what}: {model}")
-        line(_STEPS.index(what) if what in _STEPS else 0, len(_STEPS))
+        line(STEPS.index(what), len(STEPS))
 
     return note
 

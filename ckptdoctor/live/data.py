@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     import os
 
     from ..tensors import Array
+    from .subject import Subject
 
-__all__ = ["RANDOM_SAMPLES", "Data", "Inputs", "read_data"]
+__all__ = ["RANDOM_SAMPLES", "Data", "Inputs", "data_for", "read_data"]
 
 Inputs = Sequence[tuple[tuple[int | None, ...], str]]
 """What a model says of its inputs: shapes (None where free, samples first) and dtypes."""
@@ -118,6 +119,18 @@ def _dtype(array: Array, wanted: str) -> Any:
 
 def _is_image(array: Array) -> bool:
     return array.dtype == np.uint8 and array.ndim >= 3
+
+
+def data_for(subject: Subject, data: Any) -> Data:
+    """Read the samples for a model, as `read_data` does.
+
+    What Keras models and exported programs say of their inputs is binding.  What a PyTorch module
+    states, such as ``example_input_array``, is an example: other lengths fit it as well.
+    """
+    inputs = subject.inputs()
+    binding = subject.framework != "torch" or hasattr(subject, "program")
+    drawn = isinstance(data, str) and _SPEC.fullmatch(data) is not None
+    return read_data(data, inputs if binding or drawn else ())
 
 
 def read_data(

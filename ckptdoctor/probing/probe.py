@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..live.batch_statistics import BatchStatistics
-from ..live.data import Data, read_data
+from ..live.data import Data, data_for
 from ..live.naming import parse_model
 from ..live.opening import Opened, open_subject
 from ..live.subject import Arrays, Subject
@@ -29,12 +29,15 @@ from .trace import Trace
 from .values import varies
 from .weights import File, file_report, known_weights
 
-__all__ = ["BATCH", "SAMPLES", "probe"]
+__all__ = ["BATCH", "SAMPLES", "STEPS", "probe"]
 
 BATCH = 32
 """Samples that are run together."""
 SAMPLES = 256
 """Samples that are taken of the data unless asked for more."""
+
+STEPS = ("opening", "weights", "inference mode", "training mode", *TYPES, "searching the samples")
+"""What ``note`` is told, in this order."""
 
 Note = Callable[[str], None]
 
@@ -138,7 +141,7 @@ def _opened(
     file = file_report(held) if held else None
 
     def sample(subject: Subject) -> Sequence[Any]:
-        return _read(data, subject).filled([0])
+        return data_for(subject, data).filled([0])
 
     opened = open_subject(
         model,
@@ -148,11 +151,7 @@ def _opened(
         unsafe=file.unsafe if file is not None else "",
         sample=sample,
     )
-    return opened, file, _read(data, opened.subject)
-
-
-def _read(data: Any, subject: Subject) -> Data:
-    return read_data(data, subject.inputs())
+    return opened, file, data_for(opened.subject, data)
 
 
 def _called(subject: Subject, model: Any) -> str:

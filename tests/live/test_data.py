@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from live.numpy_subject import NumpySubject
 
 from ckptdoctor.errors import ReadError, UsageError
 from ckptdoctor.live import data as data_module
-from ckptdoctor.live.data import Data, read_data
+from ckptdoctor.live.data import Data, data_for, read_data
 
 IMAGE = [((None, 3, 4, 4), "float32")]
 X = np.arange(2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
@@ -317,6 +318,23 @@ def test_open_extents_take_anything():
 def test_what_are_no_samples_is_said(given, reason):
     with pytest.raises(UsageError, match=reason):
         read_data(given)
+
+
+@pytest.mark.parametrize(
+    ("framework", "program", "fits"),
+    [("torch", False, True), ("torch", True, False), ("keras", False, False)],
+)
+def test_what_a_module_states_is_an_example_and_no_law(framework, program, fits):
+    subject = NumpySubject(shapes=IMAGE)
+    subject.framework = framework
+    if program:
+        subject.program = object()
+    assert data_for(subject, "random").arrays[0].shape == (64, 3, 4, 4)
+    if fits:
+        assert len(data_for(subject, np.zeros((2, 7)))) == 2
+    else:
+        with pytest.raises(UsageError):
+            data_for(subject, np.zeros((2, 7)))
 
 
 def test_the_number_of_inputs_is_compared():
