@@ -88,7 +88,7 @@ def inspect(
     cast_to
         Judge also what a cast of the weights to this type would lose.
     thresholds
-        By code or name of the rule, and name of the threshold: ``{"BN003": {"ratio": 500}}``.
+        By code or name of the rule, and name of the threshold: ``{"BN003": {"limit": 500}}``.
     exempt
         Findings that are accepted: they become notes that repeat the reason.
     config

@@ -69,7 +69,7 @@ class Exemption:
 class Wishes:
     """What a caller may choose about an inspection; see `ckptdoctor.inspect`.
 
-    ``thresholds`` are by code or name, and threshold (``{"BN003": {"ratio": 500}}``); ``settings``
+    ``thresholds`` are by code or name, and threshold (``{"BN003": {"limit": 500}}``); ``settings``
     is the file that some of the choices were read from.
 
     Raises

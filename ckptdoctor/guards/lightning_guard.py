@@ -74,6 +74,7 @@ class LightningGuard:
         from .torch_gauge import TorchGauge  # noqa: PLC0415
 
         cast("Any", super()).on_train_start(trainer, pl_module)
+        self._refused_at = -1
         self.guard.speaks = trainer.is_global_zero
         self.guard.agree = lambda mine: trainer.strategy.reduce_boolean_decision(mine, all=False)
         folder = local_path(cast("Any", self).dirpath)

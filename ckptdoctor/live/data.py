@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import ReadError, UsageError
+from .random_data import Inputs, asks_for_random, random_samples, told
 
 if TYPE_CHECKING:
     import os
@@ -19,22 +20,13 @@ if TYPE_CHECKING:
     from ..tensors import Array
     from .subject import Subject
 
-__all__ = ["RANDOM_SAMPLES", "Data", "Inputs", "data_for", "read_data"]
+__all__ = ["Data", "Inputs", "data_for", "read_data"]
 
-Inputs = Sequence[tuple[tuple[int | None, ...], str]]
-"""What a model says of its inputs: shapes (None where free, samples first) and dtypes."""
 
-RANDOM_SAMPLES = 64
-_SEED = 20
-_LARGEST_RANDOM = 1 << 28
-"""Elements of random data in all: 1 GiB of float32."""
-_INTEGERS = 2
-"""Random integers are 0 or 1: any table of embeddings has these rows."""
 _FEATURES = ("x_calib", "x", "x_test", "x_val", "x_train", "inputs", "input", "images", "data")
 """Names of arrays that are taken from an archive, the first that is there."""
 _TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 _LABELS = re.compile(r"y([_.].*)?|labels?|targets?|classes|.*_labels?", re.IGNORECASE)
-_SPEC = re.compile(r"random(?::(?:(\d+)x)?([\d,;x]*))?", re.IGNORECASE)
 
 Kind = Literal["file", "random", "memory"]
 
@@ -129,7 +121,7 @@ def data_for(subject: Subject, data: Any) -> Data:
     """
     inputs = subject.inputs()
     binding = subject.framework != "torch" or hasattr(subject, "program")
-    drawn = isinstance(data, str) and _SPEC.fullmatch(data) is not None
+    drawn = isinstance(data, str) and asks_for_random(data)
     return read_data(data, inputs if binding or drawn else ())
 
 
@@ -175,9 +167,8 @@ def read_data(
     if isinstance(data, Sequence) and not isinstance(data, str):
         return _checked(tuple(map(np.asarray, data)), "the given arrays", "memory", inputs)
     text = str(data)
-    spec = _SPEC.fullmatch(text)
-    if spec is not None and not Path(text).exists():
-        return _checked(_random(spec, inputs, text), text, "random", inputs)
+    if asks_for_random(text) and not Path(text).exists():
+        return _checked(random_samples(text, inputs), text, "random", inputs)
     return _checked(_read(text, inputs, names), text, "file", inputs)
 
 
@@ -274,58 +265,6 @@ def _taken(loaded: Mapping[str, Array], keys: Sequence[str], file: str) -> tuple
         raise _damaged(file, error) from None
 
 
-# Random numbers.
-
-
-def _random(spec: re.Match[str], inputs: Inputs, text: str) -> tuple[Array, ...]:
-    count, shapes = spec[1], spec[2]
-    number = int(count[:9]) if count else RANDOM_SAMPLES
-    if shapes and not count and "x" in shapes:
-        raise _no_shape(text, "the number of samples comes before the shape")
-    if shapes:
-        wanted = [_numbers(part, text) for part in shapes.split(";")]
-    else:
-        wanted = [_sample_shape(shape) for shape, _ in inputs]
-        fixed = next((shape[0] for shape, _ in inputs if shape and shape[0]), 1)
-        number = -(-number // fixed) * fixed
-    if not wanted:
-        raise _no_shape(text, "the model does not say what it takes")
-    size = number * sum(int(np.prod(shape, dtype=np.float64)) for shape in wanted)
-    if not 0 < size <= _LARGEST_RANDOM:
-        raise UsageError(f"{text!r:.100} makes {size:,} numbers; expected 1 to {_LARGEST_RANDOM:,}")
-    kinds = [dtype for _, dtype in inputs] or ["float32"] * len(wanted)
-    if len(kinds) != len(wanted):
-        message = f"{text!r:.100} has shapes for {len(wanted)} inputs, the model takes {len(kinds)}"
-        raise UsageError(message)
-    random = np.random.default_rng(_SEED)
-    made = []
-    for shape, kind in zip(wanted, kinds, strict=True):
-        if kind.startswith(("int", "uint", "bool")):
-            made.append(random.integers(0, _INTEGERS, (number, *shape)).astype(kind))
-        else:
-            made.append(random.standard_normal((number, *shape), np.float32))
-    return tuple(made)
-
-
-def _numbers(part: str, text: str) -> tuple[int, ...]:
-    words = part.split(",")
-    if not all(word.isdigit() and len(word) < 10 for word in words):
-        raise _no_shape(text, "expected numbers with commas between them")
-    return tuple(map(int, words))
-
-
-def _sample_shape(shape: Sequence[int | None]) -> tuple[int, ...]:
-    rest = shape[1:]
-    if any(extent is None for extent in rest):
-        raise _no_shape("random", f"the model leaves extents of its input {_told(shape)} open")
-    return tuple(extent for extent in rest if extent is not None)
-
-
-def _no_shape(text: str, reason: str) -> UsageError:
-    hint = "give the shape of a sample: random:3,224,224, or with their number random:64x3,224,224"
-    return UsageError(f"{text!r:.100}: {reason}", hint=hint)
-
-
 # Against the model.
 
 
@@ -334,7 +273,7 @@ def _checked(arrays: tuple[Array, ...], source: str, kind: Kind, inputs: Inputs)
         if array.dtype.kind not in "fiub":
             raise UsageError(f"expected numbers, found {array.dtype}", where=source)
         if not array.ndim or not array.size:
-            message = f"expected samples, found an array of shape {_told(array.shape)}"
+            message = f"expected samples, found an array of shape {told(array.shape)}"
             raise UsageError(message, where=source)
     if not arrays:
         raise UsageError("expected samples, found none", where=source)
@@ -375,7 +314,7 @@ def _check_shape(found: tuple[int, ...], wanted: Sequence[int | None], source: s
             hint = "the channels are first, the model takes them last: np.moveaxis(x, 1, -1)"
         elif _fits((sample[-1], *sample[:-1]), rest):
             hint = "the channels are last, the model takes them first: np.moveaxis(x, -1, 1)"
-    message = f"expected samples of shape {_told(rest)}, found {_told(sample)}"
+    message = f"expected samples of shape {told(rest)}, found {told(sample)}"
     raise UsageError(message, where=source, hint=hint)
 
 
@@ -383,15 +322,3 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
     return len(shape) == len(wanted) and all(
         want is None or have == want for have, want in zip(shape, wanted, strict=True)
     )
-
-
-def _told(shape: Sequence[int | None]) -> str:
-    """Shape as a user reads it.
-
-    Examples
-    --------
-    >>> _told((None, 3, 32)), _told((8,))
-    ('(any, 3, 32)', '(8,)')
-    """
-    words = ["any" if extent is None else str(extent) for extent in shape]
-    return f"({', '.join(words)}{',' if len(words) == 1 else ''})"

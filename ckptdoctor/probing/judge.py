@@ -7,12 +7,11 @@ from typing import Any
 
 from ..findings import Severity
 from .norms import EXPLODED, STALE, Drift
-from .precision import LIMITS, Precision
+from .origin import listed
+from .precision import Precision
 from .results import FirstBad, ProbeReport, Samples, Sign, TrainMode
-from .trace import LayerRow
-from .weights import Known
 
-__all__ = ["AGREEING", "DIFFERENT", "first_bad", "frozen_row", "signs", "treated"]
+__all__ = ["AGREEING", "DIFFERENT", "disagrees", "signs", "treated"]
 
 AGREEING = 0.8
 """Share of samples on which inference and training mode agree, in a healthy model 0.95 to 1."""
@@ -20,83 +19,6 @@ DIFFERENT = 0.5
 """Norm of the difference of the outputs over theirs, which has to be larger too: an untrained model
 has scores so near each other that the largest means little.  0 to 0.3 in healthy models, 0.84 and
 more in broken ones."""
-_SQUARES = 1e18
-"""Magnitude whose square leaves float32."""
-_HALF = 200.0
-"""Magnitude whose square leaves float16."""
-_LISTED = 5
-
-
-def first_bad(rows: Sequence[LayerRow], known: Known, norms: Sequence[Drift]) -> FirstBad | None:
-    """Find where values first stop being finite, and why; -Inf alone, as in masks, counts last."""
-    began = [row for row in rows if row.began]
-    if not began:
-        return None
-    grave = [row for row in began if row.outputs.badness == 2] or began
-    row = grave[0]
-    origin, reason = _cause(row, known, norms)
-    others = [other.layer for other in grave[1:] if other.layer != row.layer]
-    return FirstBad(
-        row=row,
-        origin=origin,
-        reason=reason,
-        said=known.said_of(row.layer),
-        others=tuple(dict.fromkeys(others)),
-    )
-
-
-def _cause(row: LayerRow, known: Known, norms: Sequence[Drift]) -> tuple[Any, str]:
-    sick = list(_sick_tensors(row.layer, known))
-    if sick:
-        return "weights", f"its own {_listed(sick)}: every input gives such values"
-    drift = next((d for d in norms if d.layer == row.layer), None)
-    if drift is not None and drift.negative:
-        low = f", down to {drift.var[0]:.3g}" if drift.var else ""
-        message = (
-            f"its running variance is negative in {drift.negative} of {drift.channels} channels"
-        )
-        return "statistics", message + low
-    overflow = _overflow(row, known)
-    if overflow:
-        return "overflow", overflow
-    if not row.leaf:
-        return "code", "the layers inside it are fine: its own code makes them"
-    return "arithmetic", (
-        "its weights and inputs are finite: its own arithmetic makes them "
-        "(a division by 0, a root or logarithm of what is negative, Inf - Inf)"
-    )
-
-
-def _sick_tensors(layer: str, known: Known) -> Iterator[str]:
-    for name in known.tensors_of(layer):
-        stats = known.stats.get(name)
-        if stats is not None and stats.nonfinite:
-            kind = "NaN" if stats.nan else "Inf"
-            leaf = name[max(name.rfind("."), name.rfind("/")) + 1 :]
-            yield f"{leaf} is {kind} in {stats.nonfinite:,} of {stats.count:,} values"
-
-
-def _overflow(row: LayerRow, known: Known) -> str:
-    """Tell an overflow by magnitudes near the end of the type; empty where it is none."""
-    largest = max(row.inputs.largest, row.outputs.largest)
-    dtypes = {known.table[name].dtype for name in known.tensors_of(row.layer)}
-    if "float16" in dtypes and _HALF < largest <= LIMITS["float16"]:
-        return f"an overflow: values reach {largest:.3g} in size, float16 ends at 65504"
-    if largest > _SQUARES:
-        return f"an overflow: values reach {largest:.3g} in size, float32 ends at 3.4e38"
-    return ""
-
-
-def frozen_row(
-    rows: Sequence[LayerRow], norms: Sequence[Drift], *, constant: bool
-) -> LayerRow | None:
-    """First layer that gives the same for every sample, of inputs that differ.
-
-    Where the model's output is ``constant``, a BatchNorm whose variance exploded comes first: it
-    leaves a thousandth of the differences, which float32 loses in some layer further down.
-    """
-    crushing = {d.layer for d in norms if constant and (d.typical or 0.0) > EXPLODED}
-    return next((row for row in rows if row.froze or row.layer in crushing), None)
 
 
 def treated(norms: Sequence[Drift], *, random: bool) -> tuple[str, ...]:
@@ -126,9 +48,9 @@ def _about_samples(samples: Samples | None) -> Iterator[Sign]:
         return
     bad = samples.nonfinite
     if bad:
-        listed = _listed([str(s.index) for s in bad])
+        names = listed([str(s.index) for s in bad])
         message = (
-            f"{len(bad):,} of {samples.used + len(bad):,} samples hold NaN or Inf ({listed}): "
+            f"{len(bad):,} of {samples.used + len(bad):,} samples hold NaN or Inf ({names}): "
             "left out of all that follows"
         )
         yield Sign(
@@ -139,10 +61,10 @@ def _about_samples(samples: Samples | None) -> Iterator[Sign]:
         )
     far = samples.outliers
     if far:
-        listed = _listed([f"{s.index}: {s.low:.4g} to {s.high:.4g}" for s in far])
+        names = listed([f"{s.index}: {s.low:.4g} to {s.high:.4g}" for s in far])
         message = (
             f"{len(far):,} of {samples.used:,} samples are far larger than the others, which reach "
-            f"{samples.usual:.4g} ({listed})"
+            f"{samples.usual:.4g} ({names})"
         )
         yield Sign(
             kind="outlying-data",
@@ -381,14 +303,12 @@ def _about_searches(report: ProbeReport) -> Iterator[Sign]:
         else:
             parts = []
             if search.culprits:
-                listed = _listed(
-                    [f"{c.index}: {c.low:.4g} to {c.high:.4g}" for c in search.culprits]
-                )
+                names = listed([f"{c.index}: {c.low:.4g} to {c.high:.4g}" for c in search.culprits])
                 count = len(search.culprits)
                 verb = "breaks" if count == 1 else "break"
-                parts.append(f"{count:,} of {search.samples:,} samples {verb} the model ({listed})")
+                parts.append(f"{count:,} of {search.samples:,} samples {verb} the model ({names})")
             parts += [
-                f"samples {_listed([str(i) for i in group])} break it together only"
+                f"samples {listed([str(i) for i in group])} break it together only"
                 for group in search.groups
             ]
             message = f"{search.mode}: {'; '.join(parts)}"
@@ -405,7 +325,7 @@ def _about_saturation(report: ProbeReport) -> Iterator[Sign]:
     stuck = [row for row in report.rows if row.stuck]
     if stuck:
         row = stuck[0]
-        others = f"; so are {_listed([r.layer for r in stuck[1:]])}" if stuck[1:] else ""
+        others = f"; so are {listed([r.layer for r in stuck[1:]])}" if stuck[1:] else ""
         message = f"is saturated: {row.saturated or 0:.1%} of its outputs are at a limit{others}"
         yield Sign(
             kind="saturated",
@@ -418,8 +338,3 @@ def _about_saturation(report: ProbeReport) -> Iterator[Sign]:
 
 def _layers(count: int) -> str:
     return "1 BatchNorm" if count == 1 else f"{count:,} BatchNorms"
-
-
-def _listed(words: Sequence[str]) -> str:
-    more = f" and {len(words) - _LISTED:,} more" if len(words) > _LISTED else ""
-    return ", ".join(words[:_LISTED]) + more

@@ -20,8 +20,9 @@ from ..shell import quoted
 from ..tensors import Array
 from .bisect import Search, search_inference, search_training
 from .feed import Feed, bad_rows
-from .judge import disagrees, first_bad, frozen_row, signs, treated
+from .judge import disagrees, signs, treated
 from .norms import agreement, drifts
+from .origin import first_bad, frozen_row
 from .precision import TYPES, Precision, in_precision, poisoned_in_training
 from .results import ProbeReport, Samples, TrainMode
 from .samples import look_at

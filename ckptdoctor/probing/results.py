@@ -16,7 +16,7 @@ from .values import Span
 if TYPE_CHECKING:
     from ..results import ErrorInfo
 
-__all__ = ["FirstBad", "ProbeReport", "Sample", "Samples", "Sign", "TrainMode"]
+__all__ = ["FirstBad", "Origin", "ProbeReport", "Sample", "Samples", "Sign", "TrainMode"]
 
 Origin = Literal["weights", "statistics", "overflow", "code", "arithmetic"]
 

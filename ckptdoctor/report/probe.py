@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
 
 from ..findings import Finding, Severity
 from ..probing.norms import Agreement, Drift
@@ -13,24 +12,15 @@ from ..probing.trace import LayerRow
 from ..probing.values import Span
 from ..results import View
 from .escape import display, shorten
-from .grid import Column, grid, number
+from .grid import Column, grid
+from .probe_layers import Layers, layer_name, layer_table
 from .words import INDENT, labelled, many, paint, word, wrap
 
-__all__ = ["Layers", "chosen", "render"]
-
-Layers = Literal["near", "all", "none"]
-"""Which rows of the layer table: those around what is wrong, all, or none."""
+__all__ = ["render"]
 
 _LABEL = 10
-_FEW = 24
-"""Layers that are shown all where something is wrong."""
-_AROUND = 2
-"""Rows before and after where it begins."""
-_WEAK = 6
-"""Other rows that matter, at most, with the one before and after: what is beyond is counted."""
 _NORMS = 12
 _SAID = 3
-_NAME = 60
 _MESSAGE = 400
 
 
@@ -42,7 +32,7 @@ def render(report: ProbeReport, view: View, layers: Layers = "near") -> str:
         return f"{display(report.model)}: could not be probed: {message}\n"
     if view.quiet:
         return "".join(f"{line}\n" for line in _quiet(report, view))
-    table = partial(_layers, layers=layers)
+    table = partial(layer_table, layers=layers)
     sections = (_head, _verdict, _first, _signs, _norms, table, _types, _next)
     texts = ["\n".join(section(report, view)) for section in sections]
     return "\n\n".join(text for text in texts if text) + "\n"
@@ -110,7 +100,7 @@ def _first(report: ProbeReport, view: View) -> Iterator[str]:
         )
         yield from labelled("why", display(first.reason), view, _LABEL)
         if first.others:
-            listed = ", ".join(_name(name) for name in first.others[:4])
+            listed = ", ".join(layer_name(name) for name in first.others[:4])
             more = f" and {len(first.others) - 4:,} more" if len(first.others) > 4 else ""
             yield from labelled("also", f"begins in {listed}{more}", view, _LABEL)
         yield from _said(first.said, report, view)
@@ -144,11 +134,7 @@ def _began(first: FirstBad) -> str:
 
 def _title(row: LayerRow) -> str:
     call = f", call {row.index + 1}" if row.index else ""
-    return f"{_name(row.layer)} ({display(row.class_name)}{call})"
-
-
-def _name(layer: str) -> str:
-    return shorten(display(layer), _NAME) if layer else "the model itself"
+    return f"{layer_name(row.layer)} ({display(row.class_name)}{call})"
 
 
 def _said(findings: Sequence[Finding], report: ProbeReport, view: View) -> Iterator[str]:
@@ -184,10 +170,10 @@ def _sentence(sign: Sign) -> str:
     if not sign.layer:
         return message
     if sign.kind in ("nonfinite-output", "constant-output"):
-        return f"{message}; it begins in {_name(sign.layer)}"
+        return f"{message}; it begins in {layer_name(sign.layer)}"
     if sign.kind.startswith(("overflows", "spoils")):
-        return f"{message}: {_name(sign.layer)}"
-    return f"{_name(sign.layer)}: {message}"
+        return f"{message}: {layer_name(sign.layer)}"
+    return f"{layer_name(sign.layer)}: {message}"
 
 
 # BatchNorms.
@@ -208,8 +194,8 @@ def _norms(report: ProbeReport, view: View) -> Iterator[str]:
     if not report.norms:
         return
     random = report.samples is not None and report.samples.kind == "random"
-    # no healthy statistics fit random data: only what is far off tells something
-    far = [d for d in report.norms if d.far or (d.stale and not random)]
+    stale = any(sign.kind == "stale-statistics" for sign in report.signs)
+    far = [d for d in report.norms if d.far or (d.stale and stale)]
     far.sort(key=lambda d: -d.score)
     if far:
         rows = [_norm_row(drift) for drift in far[:_NORMS]]
@@ -230,7 +216,7 @@ def _norms(report: ProbeReport, view: View) -> Iterator[str]:
             f"{max(d.distance or 0.0 for d in rest):.2g} standard deviations"
         )
         if not far:
-            text += f" (the farthest: {_name(worst.layer)})"
+            text += f" (the farthest: {layer_name(worst.layer)})"
         yield from wrap(text, view, INDENT, INDENT)
     train = report.train
     if train is not None and (far or not random):
@@ -277,97 +263,6 @@ def _agreement(found: Agreement) -> str:
     return difference
 
 
-# Layers.
-
-_LAYER_COLUMNS = (
-    Column("layer", right=False),
-    Column("call", 6),
-    Column("class", 3, right=False),
-    Column("output", 4),
-    Column("in min", 5),
-    Column("in max", 5),
-    Column("min", 1),
-    Column("max", 1),
-    Column("mean |x|", 2),
-    Column("zeros", 7),
-    Column("not finite", 1),
-    Column("", 0, right=False),
-)
-
-
-def _layers(report: ProbeReport, view: View, layers: Layers) -> Iterator[str]:
-    rows = report.rows
-    if layers == "none" or not rows:
-        return
-    shown = list(range(len(rows))) if layers == "all" else chosen(report)
-    if not shown:
-        top = max(rows, key=lambda row: row.outputs.largest)
-        text = f"largest value {top.outputs.largest:.4g}, in {_name(top.layer)}"
-        again = "; every layer: --layers all"
-        yield from wrap(f"{many(len(rows), 'call')}: {text}{again}", view, INDENT, INDENT)
-        return
-    lines: list[list[str]] = []
-    before = -1
-    for at in shown:
-        if at > before + 1:
-            lines.append([f"... {at - before - 1:,} more"])
-        lines.append(_layer_row(rows[at], report))
-        before = at
-    if before + 1 < len(rows):
-        lines.append([f"... {len(rows) - before - 1:,} more"])
-    yield from (INDENT + line for line in grid(_LAYER_COLUMNS, lines, view.width - len(INDENT)))
-    if len(shown) < len(rows):
-        yield f"{INDENT}In execution order, {len(shown):,} of {len(rows):,}; all: --layers all"
-
-
-def chosen(report: ProbeReport) -> list[int]:
-    """Rows that matter and those beside them: where it begins, and BatchNorms that do not fit."""
-    rows = report.rows
-    far = {d.layer for d in report.norms if d.far}
-    first = {id(r) for r in (report.first.row if report.first else None, report.frozen) if r}
-    strong = [at for at, row in enumerate(rows) if id(row) in first]
-    weak = [at for at, row in enumerate(rows) if row.layer in far or row.stuck or row.began]
-    wanted = [*strong, *(at for at in weak if at not in strong)]
-    if wanted and len(rows) <= _FEW:
-        return list(range(len(rows)))
-    around = [(at, _AROUND) for at in strong] + [(at, 1) for at in wanted[len(strong) :][:_WEAK]]
-    near = {row for at, by in around for row in range(at - by, at + by + 1) if 0 <= row < len(rows)}
-    return sorted(near)
-
-
-def _layer_row(row: LayerRow, report: ProbeReport) -> list[str]:
-    ins, out = row.inputs, row.outputs
-    return [
-        display(row.layer) or "(model)",
-        str(row.index + 1) if row.index else "",
-        shorten(display(row.class_name), 20),
-        "x".join(map(str, row.shape[1:])),
-        number(ins.low if ins.finite else None),
-        number(ins.high if ins.finite else None),
-        number(out.low if out.finite else None),
-        number(out.high if out.finite else None),
-        number(out.mean_abs),
-        f"{out.zeros / out.size:.0%}" if out.zeros else "",
-        f"{out.nonfinite / out.size:.0%}" if out.nonfinite else "",
-        ", ".join(_marks(row, report)),
-    ]
-
-
-def _marks(row: LayerRow, report: ProbeReport) -> Iterator[str]:
-    """Words behind a row: what is odd about it."""
-    if report.first is not None and row is report.first.row:
-        yield "<- first"
-    elif row.began:
-        yield "begins"
-    if row.constant:
-        yield "constant"
-    if row.stuck:
-        yield "saturated"
-    drift = next((d for d in report.norms if d.layer == row.layer), None)
-    if drift is not None and drift.far:
-        yield "broken" if drift.broken else f"variance x{drift.ratio or 0:.2g}"
-
-
 # Types, and what is next.
 
 _TYPE_COLUMNS = (
@@ -397,15 +292,15 @@ def _types(report: ProbeReport, view: View) -> Iterator[str]:
                 f"{found.bad:,} of {found.samples:,}",
                 f"{alike.share:.1%}" if alike and known and alike.share is not None else "",
                 f"{alike.difference:.2g}" if alike and known else "",
-                shorten(_name(found.first), 36) if found.first else "-",
-                shorten(_name(found.training), 30) if found.training else "",
+                shorten(layer_name(found.first), 36) if found.first else "-",
+                shorten(layer_name(found.training), 30) if found.training else "",
             ]
         )
     yield from (INDENT + line for line in grid(_TYPE_COLUMNS, rows, view.width - len(INDENT)))
     top = max(report.rows, key=lambda row: row.outputs.largest, default=None)
     if top is not None and top.outputs.largest:
         largest = top.outputs.largest
-        text = f"largest value {largest:.4g} in {_name(top.layer)}: "
+        text = f"largest value {largest:.4g} in {layer_name(top.layer)}: "
         left = 65504 / largest
         if left >= 1:
             text += f"float16 ends at 65504, {left:,.3g} times that"

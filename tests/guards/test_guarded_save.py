@@ -221,6 +221,20 @@ def test_disk_has_everything_before_the_name_moves(path, monkeypatch):
     assert order == ["flush", "move", "flush"]
 
 
+def test_draft_is_locked_while_it_is_written(path):
+    """Another container cannot see the process: it asks the lock before it tidies up."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def save(name):
+        fd = os.open(Path(name).parent, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.close(fd)
+        saver(good())(name)
+
+    assert guarded_save(save, path).kept
+
+
 def test_leftovers_of_a_killed_process_go(path):
     left = path.with_name(f".model.pt.{2**22 + 1}-0123abcd.ckptdoctor")
     left.mkdir()
@@ -262,6 +276,16 @@ class TestFolders:
         assert self.save(path, good(2.0), extra=["new.json"]).kept
         assert names(path) == ["new.json", "pytorch_model.bin"]
         assert names(tmp_path) == ["run"]
+
+    def test_disk_has_every_file_before_the_names_move(self, tmp_path, monkeypatch):
+        self.save(tmp_path / "run", good())
+        order = []
+        fsync, rename = os.fsync, Path.rename
+        monkeypatch.setattr(os, "fsync", lambda fd: (order.append("flush"), fsync(fd)))
+        monkeypatch.setattr(Path, "rename", lambda a, b: (order.append("move"), rename(a, b)))
+        self.save(tmp_path / "run", good(2.0), extra=["config.json"])
+        # two files, the folder, the old one aside, the new one in its place, the folder above
+        assert order == ["flush", "flush", "flush", "move", "move", "flush"]
 
     @pytest.mark.parametrize("part", ["model", "optimizer"])
     def test_state_beside_the_model_counts(self, tmp_path, part):

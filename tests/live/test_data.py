@@ -9,7 +9,7 @@ import pytest
 from live.numpy_subject import NumpySubject
 
 from ckptdoctor.errors import ReadError, UsageError
-from ckptdoctor.live import data as data_module
+from ckptdoctor.live import random_data
 from ckptdoctor.live.data import Data, data_for, read_data
 
 IMAGE = [((None, 3, 4, 4), "float32")]
@@ -270,7 +270,7 @@ def test_random_samples_that_cannot_be_made_are_said(text, inputs, reason):
 
 
 def test_the_limit_of_random_numbers_counts_all_inputs(monkeypatch):
-    monkeypatch.setattr(data_module, "_LARGEST_RANDOM", 64 * 5)
+    monkeypatch.setattr(random_data, "_LARGEST_RANDOM", 64 * 5)
     assert len(read_data("random:5")) == 64
     with pytest.raises(UsageError):
         read_data("random:5;1")

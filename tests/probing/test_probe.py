@@ -125,6 +125,13 @@ def test_an_overflow_of_float16_weights_is_told_by_their_type(size, origin):
         assert "float16 ends at 65504" in report.first.reason
 
 
+@pytest.mark.parametrize(("size", "origin"), [(0.9e18, "arithmetic"), (1.1e18, "overflow")])
+def test_an_overflow_of_float32_is_told_by_the_squares_of_the_values(size, origin):
+    bad = Function("f", "F", lambda x: np.where(x < 0, np.nan, x))
+    report = probe(NumpySubject(bad), np.array([[-1.0, size], [1.0, size]] * 4))
+    assert report.first.origin == origin
+
+
 def test_arithmetic_on_finite_values_is_told_as_such():
     report = probe(NumpySubject(Function("log", "Log", np.log)), X)
     assert (report.first.row.layer, report.first.origin) == ("log", "arithmetic")

@@ -22,8 +22,9 @@ from ckptdoctor.findings import Severity
 from ckptdoctor.live.subject import Statistics
 from ckptdoctor.probing.probe import probe
 from ckptdoctor.probing.results import ProbeReport
-from ckptdoctor.report.probe import chosen, render
+from ckptdoctor.report.probe import render
 from ckptdoctor.report.probe_json import probe_json
+from ckptdoctor.report.probe_layers import chosen
 from ckptdoctor.results import ErrorInfo, View
 
 VIEW = View(width=80)
