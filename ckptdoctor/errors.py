@@ -11,6 +11,7 @@ Exception tree: everything this package raises on purpose.
     ├── ReadError                 the operating system would not give the bytes
     ├── WriteError                the operating system would not take the bytes, or gave others back
     ├── InternalError             a part of this package crashed: what it would have found is unknown
+    ├── ModelError                code that the caller named failed: a model's, or its factory's
     ├── UnfitCheckpointError      preflight: the checkpoint must not be used
     ├── UncheckedCheckpointError  preflight: nobody knows, so it must not be used either
     └── UsageError                the caller asked for something that does not exist
@@ -26,6 +27,7 @@ __all__ = [
     "CkptDoctorError",
     "FormatError",
     "InternalError",
+    "ModelError",
     "ReadError",
     "TruncatedError",
     "UncheckedCheckpointError",
@@ -106,6 +108,10 @@ class WriteError(CkptDoctorError):
 
 class InternalError(CkptDoctorError):
     """A part of this package crashed; what it would have found is unknown, so nothing passes."""
+
+
+class ModelError(CkptDoctorError):
+    """Code that the caller named failed: importing it, making the model, or running it."""
 
 
 class UsageError(CkptDoctorError):

@@ -138,5 +138,5 @@ class Watch:
             kind=slots[first].kind,
             value=kinds[first],
             others=len(here) - 1,
-            weights_finite=all(slots[i].kind == "weight" for i in here),
+            weights_finite=all(slots[i].kind != "weight" for i in here),
         )

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import CkptDoctorError, UsageError
+from ..errors import CkptDoctorError, ModelError, UsageError
 from .naming import ModelName
 
-__all__ = ["EXTRAS", "ModelError", "made", "needs", "user_code"]
+__all__ = ["EXTRAS", "made", "needs", "user_code"]
 
 EXTRAS = {
     "torch": "torch",
@@ -26,10 +26,6 @@ EXTRAS = {
 _NUMBERS = itertools.count(1)
 _REASON = 300
 """Characters of a foreign message."""
-
-
-class ModelError(CkptDoctorError):
-    """Code that the user named failed: importing it, making the model, or running it."""
 
 
 def needs(package: str, why: str) -> UsageError:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .calling import (
-    ModelError,
     is_exported,
     is_keras,
     is_subject,
@@ -23,7 +22,7 @@ from .naming import ModelName, parse_model
 if TYPE_CHECKING:
     from .subject import Subject
 
-__all__ = ["ModelError", "Opened", "fill", "open_subject", "subject_of"]
+__all__ = ["Opened", "fill", "open_subject", "subject_of"]
 
 Sample = Callable[["Subject"], Sequence[Any]]
 """Gives one batch for a subject: Keras models may have no weights before their first run."""
@@ -60,7 +59,6 @@ def open_subject(
     weights_file: str = "",
     which: str = "model",
     trust: bool = False,
-    unsafe: str = "",
     sample: Sample | None = None,
 ) -> Opened:
     """Make a model that can be run.
@@ -75,8 +73,6 @@ def open_subject(
         The weights of the file, or their moving average: ``model`` or ``ema``.
     trust
         Unpickle a whole module, and load what is unsafe to load.
-    unsafe
-        Why loading the file the framework's way is unsafe; empty where nothing was found.
     sample
         Gives a batch, for models that make their weights when they are first called.
 
@@ -97,7 +93,7 @@ def open_subject(
             message = f"{name.file} holds weights already"
             hint = "leave --weights-file out, or name the factory that makes the model"
             raise UsageError(message, hint=hint)
-        held = _held(name, trust=trust, unsafe=unsafe) if name.file else made(name)
+        held = _held(name, trust=trust) if name.file else made(name)
         subject = subject_of(held, name.text)
         opened = Opened(subject=subject, name=name, file=name.file, code=name.code)
     if not weights_file:
@@ -128,8 +124,10 @@ def subject_of(model: Any, text: str) -> Subject:
 
         return KerasSubject(model)
     if is_exported(model):
+        from .torch_programs import ExportedSubject  # noqa: PLC0415
+
         with user_code(f"{text} cannot be turned into a module"):
-            model = model.module()
+            return ExportedSubject(model)
     if is_torch(model):
         from .torch_subject import TorchSubject  # noqa: PLC0415
 
@@ -148,11 +146,12 @@ def subject_of(model: Any, text: str) -> Subject:
 # Files that hold a model.
 
 
-def _held(name: ModelName, *, trust: bool, unsafe: str) -> Any:
+def _held(name: ModelName, *, trust: bool) -> Any:
     """Load the model of a file, the framework's way, which can be unsafe."""
-    if unsafe and not trust:
-        hint = "where you trust it: --trust"
-        raise UsageError(f"is not loaded: {unsafe}", where=name.file, hint=hint)
+    reason = "" if trust else _danger(name)
+    if reason:
+        hint = "where you know who wrote it: --trust"
+        raise UsageError(f"is not loaded: {reason}", where=name.file, hint=hint)
     if name.kind == "keras":
         return _keras_model(name.file, trust=trust)
     if name.kind == "pickled":
@@ -162,6 +161,23 @@ def _held(name: ModelName, *, trust: bool, unsafe: str) -> Any:
     if name.kind == "torchscript":
         return torch_programs.scripted_subject(name.file)
     return torch_programs.exported_subject(name.file)
+
+
+def _danger(name: ModelName) -> str:
+    """Why the framework's own loader is not let near a file; empty where nothing speaks against it.
+
+    `torch.export.load` (torch 2.13) unpickles sample inputs and constants, evaluates the symbolic
+    expressions as Python, and runs ``guards_code``: no look at the file could vouch for all of it.
+    """
+    if name.kind == "exported":
+        return "torch.export.load can run code of the file"
+    if name.kind != "torchscript":  # the others are checked where they are loaded
+        return ""
+    from ..formats import open_path  # noqa: PLC0415
+
+    with open_path(name.file) as table:
+        told = next((finding for finding in table.findings if finding.unsafe), None)
+    return f"{told.code} {told.name}: {told.message:.200}" if told is not None else ""
 
 
 def _keras_model(file: str, *, trust: bool) -> Any:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..live.calling import ModelError, user_code
+from ..errors import ModelError
+from ..live.calling import user_code
 from ..live.data import Data
 from ..live.subject import Arrays, Observer, Subject
 from ..tensors import Array

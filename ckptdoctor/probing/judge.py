@@ -144,13 +144,12 @@ def _about_norms(report: ProbeReport) -> Iterator[Sign]:
         worst = max(stale, key=lambda d: d.score)
         message = (
             f"the statistics of {_layers(len(stale))} are {STALE:.0f} times or more from those of "
-            f"the data; the farthest: {drift_in_words(worst)}"
+            f"the data; the farthest, {worst.layer}: {drift_in_words(worst)}"
         )
         yield Sign(
             kind="stale-statistics",
             severity=Severity.ERROR,
             message=message,
-            layer=worst.layer,
             measured={"layers": [d.layer for d in stale]},
         )
 

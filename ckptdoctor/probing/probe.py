@@ -149,7 +149,6 @@ def _opened(
         weights_file=weights_file,
         which=file.which if file is not None else "model",
         trust=trust,
-        unsafe=file.unsafe if file is not None else "",
         sample=sample,
     )
     return opened, file, data_for(opened.subject, data)

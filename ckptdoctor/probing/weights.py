@@ -33,18 +33,6 @@ class File:
         """The weights that would be served: ``model`` or ``ema``."""
         return self.report.weights if self.report is not None else "model"
 
-    @property
-    def unsafe(self) -> str:
-        """Why loading it the framework's way is unsafe; empty where nothing was found."""
-        if self.report is None or self.report.verdict is None:
-            return ""
-        if self.report.verdict.load == "safe":
-            return ""
-        told = next((f for f in self.report.findings if f.unsafe), None)
-        if told is None:
-            return "loading it can run code, hang or exhaust memory"
-        return f"{told.code} {told.name}: {told.message:.200}"
-
 
 def file_report(path: str) -> File:
     """Inspect a file of weights.

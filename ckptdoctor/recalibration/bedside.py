@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import UsageError
-from ..live.data import Data, read_data
+from ..live.data import Data, data_for
 from ..live.opening import fill, open_subject
 from ..live.subject import Subject
 from ..tensors import Array, TensorTable
@@ -90,7 +90,7 @@ class Bedside:
 
     def _open(self) -> None:
         opened = open_subject(self.order.model, trust=self.order.trust)
-        data = read_data(self.order.data, opened.subject.inputs())
+        data = data_for(opened.subject, self.order.data)
         if data.kind == "random":
             hint = "give samples of the training data: on noise accuracy fell from 0.98 to 0.38"
             raise UsageError("statistics of random numbers are no statistics", hint=hint)

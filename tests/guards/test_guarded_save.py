@@ -476,6 +476,23 @@ def test_codes_can_be_left_out_and_warnings_counted(path):
     assert not guarded_save(saver(large), path, fail_on="warning").kept
 
 
+def test_ignoring_all_that_was_selected_leaves_nothing_to_find(path):
+    tree = poisoned("fc.weight")
+    assert guarded_save(saver(tree), path, select=["BN001"], ignore=["BN001"]).kept
+
+
+def test_reason_is_one_that_counts_for_the_purpose(path):
+    tree = optimizer("exp_avg", np.nan)
+    assert guarded_save(saver(tree), path).why.startswith("The optimizer's state is broken")
+    tree["model"] = poisoned("fc.bias", np.inf)
+    tree["model"]["fc.bias"][1:] = 1
+    for purpose in ("serve", "any"):
+        saved = guarded_save(saver(tree), path, purpose=purpose)
+        told = [d.title for d in saved.report.diagnoses]
+        assert len(told) == 2
+        assert saved.why == (told[0] if purpose == "any" else next(t for t in told if "1" in t))
+
+
 def test_losses_are_codes_that_exist():
     from ckptdoctor.selection import known_codes
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import textwrap
+import zipfile
 from fractions import Fraction
 
 import pytest
 from live.numpy_subject import NumpySubject, classifier
 from patients import save_torch, state
 
-from ckptdoctor.errors import UsageError
+from ckptdoctor.errors import ModelError, UsageError
 from ckptdoctor.live import calling
-from ckptdoctor.live.calling import ModelError, needs, user_code
+from ckptdoctor.live.calling import needs, user_code
 from ckptdoctor.live.opening import open_subject, subject_of
 
 
@@ -222,12 +224,27 @@ def test_a_file_with_a_model_takes_no_other_weights(tmp_path):
         open_subject(f"{tmp_path}/net.keras", weights_file="w.h5")
 
 
-def test_an_unsafe_file_is_not_loaded_unless_trusted(tmp_path):
-    from live.test_naming import _keras_archive
+def test_an_exported_program_is_not_loaded_unless_trusted(tmp_path):
+    path = tmp_path / "net.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("serialized_exported_program.json", "{}")
+    with pytest.raises(UsageError, match=r"is not loaded: torch.export.load can run.*--trust"):
+        open_subject(str(path))
 
-    _keras_archive(tmp_path / "net.keras")
-    with pytest.raises(UsageError, match=r"is not loaded: CK002 so.*--trust"):
-        open_subject(f"{tmp_path}/net.keras", unsafe="CK002 so")
+
+def test_torchscript_that_is_unsafe_is_not_loaded_unless_trusted(tmp_path, monkeypatch):
+    from ckptdoctor import formats
+    from ckptdoctor.findings import Severity, container_finding
+    from ckptdoctor.tensors import TensorTable
+
+    finding = container_finding("CK002", Severity.ERROR, "it calls os.system", unsafe=True)
+    table = dataclasses.replace(
+        TensorTable.from_arrays({}), format="torchscript", findings=(finding,)
+    )
+    monkeypatch.setattr(formats, "open_path", lambda _path: table)
+    (tmp_path / "net.pt").touch()
+    with pytest.raises(UsageError, match=r"is not loaded: CK002 .*: it calls os.system; .*--trust"):
+        open_subject(f"{tmp_path}/net.pt")
 
 
 # With the frameworks.

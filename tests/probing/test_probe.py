@@ -18,9 +18,8 @@ from live.numpy_subject import (
 from patients import save_torch
 
 import ckptdoctor
-from ckptdoctor.errors import UsageError
+from ckptdoctor.errors import ModelError, UsageError
 from ckptdoctor.findings import Severity
-from ckptdoctor.live.calling import ModelError
 from ckptdoctor.live.data import read_data
 from ckptdoctor.live.subject import Statistics
 from ckptdoctor.probing.judge import disagrees
