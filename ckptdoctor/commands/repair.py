@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -47,6 +48,8 @@ def _failed(path: str, error: CkptDoctorError) -> Outcome:
 def run_repair(wish: RepairWish) -> int:
     """Repair one checkpoint, tell of it, and return the exit code.
 
+    What a model's code prints goes to standard error: standard output is the report.
+
     Raises
     ------
     CkptDoctorError
@@ -63,15 +66,16 @@ def run_repair(wish: RepairWish) -> int:
             line.start(f"{what} {wish.path}")
         line(done, total)
 
+    stream = sys.stdout
     try:
-        outcome = repair(wish.path, config=settings, note=note, **wish.given)
+        with contextlib.redirect_stdout(sys.stderr):
+            outcome = repair(wish.path, config=settings, note=note, **wish.given)
     except CkptDoctorError as error:
         if wish.format == "json":
-            put(sys.stdout, outcome_json(_failed(wish.path, error)))
+            put(stream, outcome_json(_failed(wish.path, error)))
         raise
     finally:
         line.clear()
-    stream = sys.stdout
     if wish.format == "json":
         put(stream, outcome_json(outcome))
     else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from live.numpy_subject import classifier, samples
@@ -242,6 +244,15 @@ class TestUsage:
         words = "repair broken.safetensors -o out.safetensors --recalibrate model.py:build"
         assert run([*words.split(), "--data", "x.npy"]) == 0
         assert "<- taken" in capsys.readouterr().out
+
+    def test_what_the_model_prints_is_no_part_of_the_report(self, ward, capsys):
+        broken(bn1__running_mean=NAN, bn1__running_var=NAN)
+        (ward / "model.py").write_text("print('hello')\n" + (ward / "model.py").read_text())
+        words = "repair broken.safetensors -o out.safetensors --recalibrate model.py:build"
+        assert run([*words.split(), "--data", "x.npy", "--format", "json"]) == 0
+        out, err = capsys.readouterr()
+        assert json.loads(out)["repair"]["done"]
+        assert err == "hello\n"
 
     def test_plan_is_the_same_repair(self, ward):
         broken(bn1__running_mean=NAN, bn1__running_var=NAN)
