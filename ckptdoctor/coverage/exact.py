@@ -24,8 +24,6 @@ _LIKELY = 0.5
 def held_against(table: TensorTable, wanted: Expectation) -> Iterator[Finding]:
     """CK003 for names that are missing or surplus, wrapped, or of another shape."""
     names = weights_of(table)
-    if not names:  # which the adapter has said
-        return
     here = dict.fromkeys(table)
     shapes = {name: table[name].shape for name in here}
     missing, matched = _missing(wanted, list(here))
@@ -172,7 +170,9 @@ def _told(
         verb = "is" if len(needed) == 1 else "are"
         text = f"{of} {verb} missing: {listing(needed, table)}"
         if len(needed) == len(set(wanted.names)):
-            text += f"; the file's own names are like {shown(weights_of(table)[0])}"
+            own = weights_of(table)
+            text += f"; the file's own names are like {shown(own[0])}" if own else ""
+            text += "" if own else "; the file holds no weights at all"
         yield told(Severity.ERROR, text, where, "missing", needed)
     if len(needed) < len(missing):
         names = [name for name in missing if ignored(name)]

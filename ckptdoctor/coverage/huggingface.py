@@ -34,6 +34,15 @@ _OLD_ENDS = (
     ("conv.weight_v", "conv.parametrizations.weight.original1"),
 )
 """Ends of names that loaders still understand, and what they read them as."""
+_IN_MEMORY = re.compile(
+    r"\.experts\.(gate_up|down)_proj$"
+    r"|^(vit\.|deit\.)?layers\.[0-9]+\.attention\.[qkvo]_proj\."
+    r"|(^|\.)encoder\.layer\.[0-9]+\.attention\.[qkvo]_proj\."
+)
+"""
+What Transformers 5 calls some weights while the model runs, not in files. It loads them under these
+names too, as a plain ``state_dict`` or ``save_original_format=False`` leaves them.
+"""
 
 _MOST = 0.5
 """Share of the body's names from which on a file is taken for a checkpoint of that model."""
@@ -78,11 +87,14 @@ def held_against_config(
     if any(each.severity is Severity.ERROR and _breaks(each) for each in table.findings):
         return  # what is missing has been told by the files that are missing
     names = {_now(name): name for name in weights_of(table)}
+    if not names and strict:
+        text = f"it holds no weights, and {source} describes a model: a loader leaves all of its "
+        yield told(Severity.ERROR, f"{text}weights random", table.path)
     if not names or any(_ADAPTER.search(name) for name in names):
         return
     asked = None
     try:
-        if "auto_map" not in config and not _quantised(config, names):
+        if "auto_map" not in config and not _otherwise_named(config, names):
             asked = asked_by(config, _counter(names))
     except OddConfigError as odd:
         if strict:
@@ -108,9 +120,11 @@ def _now(name: str) -> str:
     return name
 
 
-def _quantised(config: Mapping[str, Any], names: Mapping[str, str]) -> bool:
-    stated = "quantization_config" in config or "quantization" in config
-    return stated or any(name.endswith(_QUANTISED) for name in names)
+def _otherwise_named(config: Mapping[str, Any], names: Mapping[str, str]) -> bool:
+    """Whether files of this kind go by other names than the rows: quantised, or as in memory."""
+    if "quantization_config" in config or "quantization" in config:
+        return True
+    return any(name.endswith(_QUANTISED) or _IN_MEMORY.search(name) for name in names)
 
 
 def _counter(names: Mapping[str, str]) -> Callable[[str], int]:
@@ -162,6 +176,7 @@ class _Comparison:
         if self.root and self.strict:
             count = sum(name.startswith(self.root) for name in self.names)
             text = f"{'all ' if count == len(self.names) else ''}{count:,} names start with "
+            text = text if count > 1 else "the only name starts with "
             text += f"{shown(self.root)}, under which no loader looks for the weights of "
             text += f"{self.source}: it would leave them random"
             yield told(Severity.ERROR, text, self.table.path, "wrapped", list(self.names)[:100])
@@ -198,7 +213,7 @@ class _Comparison:
             for base in self.asked.family.base:
                 if front.endswith(f".{base}"):
                     return front.removesuffix(base)
-            return front
+            return "" if front in self.asked.family.base else front
         return ""
 
     def _there(self, name: str, others: Sequence[str], front: str) -> bool:

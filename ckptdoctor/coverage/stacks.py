@@ -8,7 +8,7 @@ from typing import Any
 
 from ..findings import Finding, Severity
 from ..tensors import TensorTable
-from .templates import MAX_LAYERS, setting
+from .templates import MAX_LAYERS, MAX_SIZE, setting
 from .wording import listing, numbered, shown, told
 
 __all__ = ["held_against_itself"]
@@ -130,6 +130,8 @@ def _of_other_length(
     config: Mapping[str, Any],
     names: Sequence[str],
 ) -> Iterator[Finding]:
+    if stack.alike == asked:  # what is at the ends is no layer, but embeddings or a head
+        return
     if asked / 2 <= stack.end < asked:
         yield _missing(table, stack, range(stack.end, asked), source, names)
     elif stack.end > asked and not any(word in str(key) for key in config for word in _EXTRA):
@@ -154,9 +156,15 @@ def _embeddings(
 ) -> Iterator[Finding]:
     words = setting(config, "vocab_size") or setting(config, "text_config.vocab_size")
     found = [name for name in names if name.endswith(_EMBEDDINGS) and name in table]
-    if len(found) != 1 or type(words) is not int:
+    if len(found) != 1 or type(words) is not int or words > MAX_SIZE or _has_more_words(config):
         return
     shape = table[found[0]].shape
     if len(shape) == 2 and shape[0] < words:
         text = f"{shown(found[0])} has {shape[0]:,} rows, {source} asks for {words:.10g} words"
         yield told(Severity.WARNING, text, table.path, "misshaped", found)
+
+
+def _has_more_words(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration speaks of more than one vocabulary: of text and of units of speech."""
+    named = (str(key) for key in config)
+    return any(key.endswith("_vocab_size") and key != "type_vocab_size" for key in named)

@@ -12,12 +12,14 @@ from typing import Any
 from .families import FAMILIES
 from .family import Family
 
-__all__ = ["MAX_NAMES", "Asked", "OddConfigError", "asked_by", "setting"]
+__all__ = ["MAX_NAMES", "MAX_SIZE", "Asked", "OddConfigError", "asked_by", "setting"]
 
 MAX_LAYERS = 2_000
 """The deepest models that are published have some hundreds."""
 MAX_NAMES = 1_000_000
 """Layers times experts times weights: the largest published models have 100,000."""
+MAX_SIZE = 1 << 40
+"""A side of a tensor; a configuration may state numbers of thousands of digits."""
 
 _ALIASES: Mapping[str, tuple[str, ...]] = {
     "num_hidden_layers": ("n_layer", "n_layers", "num_layers"),
@@ -206,7 +208,9 @@ class _Expander:
 
     def shape(self, name: str, keys: Sequence[str]) -> None:
         sizes = [setting(self.config, key) for key in keys]
-        known = tuple(size if type(size) is int and size > 0 else None for size in sizes)
+        known = tuple(
+            size if type(size) is int and 0 < size <= MAX_SIZE else None for size in sizes
+        )
         self.asked.shapes[name] = known
 
     def expand(self, template: str) -> Iterator[str]:

@@ -5,9 +5,12 @@ A file is known by inode, size, time of its last write (mtime), time of its last
 a hash of samples. Programs can put size and mtime back, but ctime is the kernel's own: every write,
 truncation, rename over it and setting of its times moves it, and no call sets it. That is why a
 changed byte is seen even where size and mtime were restored. The samples are for file systems that
-make ctime up (some FUSE and object-store mounts): they see a file that was written anew. Two
-things get past all of it: setting the machine's clock back to the nanosecond, and writing to the
-disk below the file system. Where that matters there is the full hash.
+make ctime up (some FUSE and object-store mounts): they see a file that was written anew. Three
+things get past all of it: setting the machine's clock back to the nanosecond, writing to the disk
+below the file system, and writing through a mapping (``mmap``) of a file that is in memory alone
+(tmpfs), whose ctime no such write moves. On a disk, a page of a mapping that was written to before
+takes further writes in silence until it is on the disk: see `put_on_disk`. Where any of it matters
+there is the full hash.
 
 The device is left out: replicas mount one volume under different numbers.
 
@@ -18,6 +21,7 @@ the same problem with its index). Before such a file is scanned, `unsettled` say
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -30,7 +34,7 @@ from typing import Any
 from ..errors import ChangedError, CkptDoctorError
 from ..sources import FileSource
 
-__all__ = ["FileState", "Identity", "identify", "sha256_of", "unsettled"]
+__all__ = ["FileState", "Identity", "identify", "put_on_disk", "sha256_of", "unsettled"]
 
 FINE_TICK, COARSE_TICK = 0.1, 2.0
 """
@@ -126,13 +130,7 @@ def identify(path: str, *, content: bool = False) -> Identity:
     CkptDoctorError
         If there is nothing that could be opened.
     """
-    file = path
-    beside: tuple[str, ...] = ()
-    if Path(path).is_dir():
-        from ..formats.folder import find_checkpoint  # noqa: PLC0415  (few name a folder)
-
-        file, notes = find_checkpoint(path)
-        beside = tuple(note.message for note in notes)
+    file, beside = _file_of(path)
     source = FileSource(file)
     try:
         shards = _shards(source)
@@ -147,6 +145,33 @@ def identify(path: str, *, content: bool = False) -> Identity:
     if shards:
         beside += _family(folder)
     return Identity(path, tuple(files), tuple(absent), beside)
+
+
+def put_on_disk(path: str, identity: Identity) -> None:
+    """Have the kernel write what is still in memory alone, so that every later write moves ctime.
+
+    The first write to a page of a mapping moves ctime, the next ones do not until the page is
+    written out. Nothing to do, 0.1 ms, for a file that lies on the disk already; one that was just
+    written costs what the disk takes for it.
+    """
+    folder = os.path.dirname(_file_of(path)[0])  # noqa: PTH120  (the name as it is)
+    for file in identity.files:
+        with contextlib.suppress(CkptDoctorError, OSError):  # who reads it will say so
+            source = FileSource(os.path.join(folder, file.name))  # noqa: PTH118
+            try:
+                os.fsync(source.fd)
+            finally:
+                source.close()
+
+
+def _file_of(path: str) -> tuple[str, tuple[str, ...]]:
+    """File that a path leads to, and what there is to say about others beside it."""
+    if Path(path).is_dir():
+        from ..formats.folder import find_checkpoint  # noqa: PLC0415  (few name a folder)
+
+        file, notes = find_checkpoint(path)
+        return file, tuple(note.message for note in notes)
+    return path, ()
 
 
 def _shards(source: FileSource) -> list[str]:

@@ -12,7 +12,7 @@ from ..api import look
 from ..sources import FileSource
 from .cache import Kept, Shelf, VerdictCache, key_document, opened, patience
 from .digests import digests_of
-from .identity import COARSE_TICK, Identity, identify, sha256_of, unsettled
+from .identity import COARSE_TICK, Identity, identify, put_on_disk, sha256_of, unsettled
 from .stored import detached
 from .terms import Terms
 
@@ -114,6 +114,7 @@ class _Cached:
         return key_document(identity.key(), self.terms.wishes, expectation)
 
     def _scan_and_keep(self, identity: Identity) -> Kept:
+        put_on_disk(self.path, identity)
         wait = unsettled(identity)
         if wait <= 2 * COARSE_TICK:
             time.sleep(wait)

@@ -70,7 +70,7 @@ class Terms:
             wishes=made,
             fail_on=fail_on,
             expect_sha256=parsed(expect_sha256),
-            expect_keys=expect_keys,
+            expect_keys=_names(expect_keys),
             cache=cache
             if cache is None or isinstance(cache, VerdictCache)
             else VerdictCache(cache),
@@ -83,5 +83,14 @@ class Terms:
         return None if self.fail_on == "never" else Severity[self.fail_on.upper()]
 
 
-def _cache(given: Any) -> VerdictCache | None:
-    return given if given is None or isinstance(given, VerdictCache) else VerdictCache(given)
+def _names(given: Any) -> ExpectKeys | None:
+    """Names as they were given, once and for all: they are asked for twice where there is a cache."""
+    if given is None or isinstance(given, str | os.PathLike):
+        return given
+    try:
+        names = () if isinstance(given, bytes) else tuple(given)
+    except TypeError:
+        names = ()
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise UsageError(f"expected expect_keys to be names or a file, found {given!r:.100}")
+    return names

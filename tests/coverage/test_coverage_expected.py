@@ -218,8 +218,13 @@ def test_of_a_file_with_averages_alone_they_are_the_weights(table_of):
     assert "'more'" in found.message
 
 
-def test_a_file_without_weights_is_told_by_reading_it(table_of):
-    assert coverage_of(table_of([]), "m", NAMES) == ()
+def test_of_a_file_without_weights_all_are_missing(table_of):
+    state = table_of(["state.0.exp_avg"], roles={"state.0.exp_avg": "optimizer"})
+    for table in (table_of([]), state):
+        [(severity, text)] = told(coverage_of(table, "m", NAMES))
+        assert severity == "ERROR"
+        assert text.startswith("6 of the 6 weights that the list expects are missing")
+        assert text.endswith("; the file holds no weights at all")
 
 
 @pytest.mark.parametrize(

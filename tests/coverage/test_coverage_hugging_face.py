@@ -246,6 +246,31 @@ def test_names_that_no_loader_looks_for_are_one_error(front, told):
     assert found == [("ERROR", text)]
 
 
+def test_the_prefix_that_loaders_know_is_no_error_in_a_file_that_lacks_most(told):
+    [(severity, text)] = told(LLAMA, ["model.norm.weight", "model.embed_tokens.weight"])
+    assert severity == "ERROR"
+    assert text.startswith("28 of the 30 weights")
+
+
+def test_a_single_name_is_no_plural(told):
+    [(_, text), _] = told(LLAMA, ["module.model.embed_tokens.weight"])
+    assert text.startswith("the only name starts with 'module.', under which")
+
+
+@pytest.mark.parametrize("kind", ["llama", "nobody"])
+def test_a_file_without_weights_is_an_error_where_a_model_is_described(kind, told):
+    text = "it holds no weights, and config.json describes a model: a loader leaves all of its "
+    text += "weights random"
+    state = {"state.0.exp_avg": "optimizer"}
+    assert told({**LLAMA, "model_type": kind}, []) == [("ERROR", text)]
+    assert told({**LLAMA, "model_type": kind}, state, roles=state) == [("ERROR", text)]
+    assert told({**LLAMA, "model_type": kind}, state, roles=state, file="optimizer.pt") == []
+
+
+def test_a_size_of_a_thousand_digits_is_not_repeated(told):
+    assert told({**LLAMA, "vocab_size": 10**4000}, llama()) == []
+
+
 def test_a_file_of_other_names_is_one_error(told):
     names = [f"blocks.{i}.w{j}" for i in range(9) for j in range(9)]
     [(severity, text)] = told(LLAMA, names)
@@ -320,6 +345,27 @@ def test_quantised_weights_go_by_other_names(told):
     assert told({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, names) == []
     assert told({**LLAMA, "quantization": {"bits": 4}}, names) == []
     assert told(LLAMA, names) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "stem", "layer"),
+    [
+        ("mixtral", "Mixtral", "model.layers.{}.mlp.experts.gate_up_proj"),
+        ("qwen3_moe", "Qwen3Moe", "model.layers.{}.mlp.experts.down_proj"),
+        ("vit", "ViT", "vit.layers.{}.attention.q_proj.weight"),
+        ("deit", "DeiT", "layers.{}.attention.o_proj.bias"),
+        ("dinov2", "Dinov2", "dinov2.encoder.layer.{}.attention.k_proj.weight"),
+    ],
+)
+def test_names_that_a_model_has_in_memory_alone_are_no_error(kind, stem, layer, told):
+    config = {"model_type": kind, "architectures": [f"{stem}Model"], "num_hidden_layers": 6}
+    rest = (".norm.weight", ".mlp.fc1.weight", ".mlp.fc2.weight")
+    front = layer[: layer.index("{}") + 2]
+    names = [each.format(i) for i in range(6) for each in (layer, *(front + r for r in rest))]
+    assert told(config, names) == []
+    [(severity, text)] = told(config, [name for name in names if ".2." not in name])
+    assert severity == "ERROR"
+    assert "1 of the layers" in text
 
 
 def test_code_of_the_repository_may_want_other_weights(told):

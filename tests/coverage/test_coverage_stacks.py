@@ -57,6 +57,13 @@ def test_layers_beyond_the_last_are_a_warning(told):
     assert text.endswith("'net.blocks.8' to 'net.blocks.9': all 8 weights")
 
 
+def test_embeddings_and_a_head_that_are_numbered_too_are_no_layers(told):
+    names = ["layers.0.wte.weight", *stack(range(1, 9), front="layers")]
+    names += [f"layers.9.{each}" for each in ("ln.weight", "ln.bias", "linear.weight")]
+    assert told(names) == []
+    assert told(names, num_hidden_layers=7) != []
+
+
 @pytest.mark.parametrize("key", ["num_nextn_predict_layers", "mtp_num_heads"])
 def test_layers_for_predicting_ahead_come_behind_the_last(key, told):
     assert told(stack(range(9)), **{key: 1}) == []
@@ -139,6 +146,9 @@ def test_fewer_words_than_the_configuration_has_are_a_warning(told):
     assert told(names, shapes={name: (128, 4)}, vocab_size=100) == []
     assert told(names, shapes={name: (90,)}, vocab_size=100) == []
     assert told(names, shapes={name: (90, 4)}, vocab_size="100") == []
+    assert told(names, shapes={name: (90, 4)}, vocab_size=10**400) == []
+    assert told(names, shapes={name: (90, 4)}, vocab_size=100, t2u_vocab_size=90) == []
+    assert told(names, shapes={name: (90, 4)}, vocab_size=100, type_vocab_size=2) != []
     assert told(names, shapes={name: (90, 4)}, text_config={"vocab_size": 100}) != []
     assert told([*names, "b.wte.weight"], shapes={name: (90, 4)}, vocab_size=100) == []
 

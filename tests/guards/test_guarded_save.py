@@ -481,16 +481,30 @@ def test_ignoring_all_that_was_selected_leaves_nothing_to_find(path):
     assert guarded_save(saver(tree), path, select=["BN001"], ignore=["BN001"]).kept
 
 
-def test_reason_is_one_that_counts_for_the_purpose(path):
-    tree = optimizer("exp_avg", np.nan)
-    assert guarded_save(saver(tree), path).why.startswith("The optimizer's state is broken")
-    tree["model"] = poisoned("fc.bias", np.inf)
-    tree["model"]["fc.bias"][1:] = 1
-    for purpose in ("serve", "any"):
-        saved = guarded_save(saver(tree), path, purpose=purpose)
-        told = [d.title for d in saved.report.diagnoses]
-        assert len(told) == 2
-        assert saved.why == (told[0] if purpose == "any" else next(t for t in told if "1" in t))
+def test_reason_is_the_first_that_counts_for_the_purpose():
+    from ckptdoctor.findings import Finding, Severity
+    from ckptdoctor.guards.judging import _why
+    from ckptdoctor.guards.terms import Terms
+    from ckptdoctor.results import Diagnosis, Report
+
+    findings = tuple(
+        Finding(code="NF001", name="nan-values", severity=severity, message=message)
+        for message, severity in (
+            ("the optimizer's", Severity.ERROR),
+            ("a warning", Severity.WARNING),
+            ("the model's", Severity.ERROR),
+        )
+    )
+    told = tuple(
+        Diagnosis(key="x", title=f"diagnosis {i}", severity=Severity.ERROR, findings=(i,))
+        for i in range(3)
+    )
+    relevant = (False, True, True)
+    report = Report(file="m.pt", findings=findings, relevant=relevant)
+    assert _why(report, Terms()) == "the model's"
+    report = Report(file="m.pt", findings=findings, relevant=relevant, diagnoses=told)
+    assert _why(report, Terms()) == "diagnosis 2"
+    assert _why(report, Terms(fail_on="warning")) == "diagnosis 1"
 
 
 def test_losses_are_codes_that_exist():

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import mmap
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import checkups
+import numpy as np
 import pytest
 
 from ckptdoctor.config import Settings
@@ -119,6 +121,28 @@ class TestKnown:
             before.st_size, before.st_mtime_ns, before.st_ino,
         )  # fmt: skip
         assert grade(fit, cache=verdicts) == ("unfit", False)
+
+    def test_write_through_a_mapping_is_seen(self, tmp_path, cache):
+        weights = np.linspace(-1, 1, 1 << 18, dtype=np.float32).reshape(512, 512)
+        file = checkups.save_safetensors(tmp_path / "m.safetensors", {"fc.weight": weights})
+        at = file.stat().st_size - weights.nbytes // 2  # in no sample
+        with file.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as mapping:
+
+            def times():
+                os.fsync(stream.fileno())
+                time.sleep(0.02)
+                mapping[at] = mapping[at]  # from here on the kernel lets this page be written to
+                return file.stat().st_ctime_ns
+
+            if times() == times():
+                pytest.skip("a file system in memory")
+            assert grade(file, cache=cache) == ("fit", False)
+            mapping[at : at + 4] = np.float32(np.nan).tobytes()
+        assert grade(file, cache=cache) == ("unfit", False)
+
+    def test_names_that_can_be_read_once_are_kept(self, fit, cache):
+        for known in (False, True):
+            assert grade(fit, cache=cache, expect_keys=iter(checkups.fit_state())) == ("fit", known)
 
     def test_changed_shard_is_seen(self, tmp_path, cache):
         folder = checkups.save_set(tmp_path / "set", checkups.fit_state())
