@@ -204,10 +204,16 @@ def _lfs_pull(_: bytes, source: ByteSource) -> str:
     return f'run: git lfs pull --include="{name}"'
 
 
+MAX_ZEROS = 1 << 30
+"""Zeros that are counted: a file of 4 TiB that is one hole would take an hour."""
+
+
 def _zeros(head: bytes, source: ByteSource) -> str:
-    """How far the zeros go; the file is read until they end."""
+    """How far the zeros go; the file is read until they end, or there are `MAX_ZEROS` of them."""
     at, step = len(head), 1 << 20
     while at < source.size:
+        if at >= MAX_ZEROS:
+            return f"the first {at:,} of {source.size:,} bytes are zero: an interrupted download"
         block = source.pread(at, min(step, source.size - at))
         if block.count(0) != len(block):
             at += len(block) - len(block.lstrip(b"\0"))

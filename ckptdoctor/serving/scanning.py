@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..api import look
+from ..findings import Finding, Severity, container_finding
 from ..sources import FileSource
 from .cache import Kept, Shelf, VerdictCache, key_document, opened, patience
 from .digests import digests_of
@@ -61,10 +62,25 @@ def _scanned(path: str, terms: Terms, progress: Progress | None, sources: list[F
                 if not file.temporary:
                     found[os.path.basename(file.name)] = sha256_of(file)  # noqa: PTH119
         more = coverage_of(table, path, terms.expect_keys)
+        if terms.wishes.purpose == "serve" and not more:
+            more = _nothing_to_serve(table)
         return replace(table, findings=(*table.findings, *more)) if more else table
 
     report = look(path, terms.wishes, progress, prepared)
     return Kept(detached(report), found)
+
+
+def _nothing_to_serve(table: TensorTable) -> tuple[Finding, ...]:
+    """Find that a file is an optimizer's, or holds no tensors: a server would load nothing.
+
+    Not where tensors have a role that nobody knows: arrays of another kind may be what is served.
+    """
+    if any(info.role in ("model", "ema", "other") for info in table.values()):
+        return ()
+    roles = sorted({info.role for info in table.values()})
+    what = f"only tensors of the {' and '.join(roles)}" if roles else "no tensors"
+    message = f"it holds {what}, and no weights that could be served"
+    return (container_finding("CK003", Severity.ERROR, message, where=table.path),)
 
 
 @dataclass(frozen=True, slots=True)

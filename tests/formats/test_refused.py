@@ -166,3 +166,14 @@ class TestTransfers:
         path.write_bytes(b"\xde\xad\xbe\xef" * 9)
         with pytest.raises(FormatError, match="TensorFlow"):
             open_path(path)
+
+
+def test_zeros_are_counted_up_to_a_limit(tmp_path, monkeypatch):
+    from ckptdoctor.errors import TruncatedError
+    from ckptdoctor.formats import open_path, refused
+
+    monkeypatch.setattr(refused, "MAX_ZEROS", 1 << 20)
+    path = tmp_path / "hole.pt"
+    path.write_bytes(bytes(3 << 20))
+    with pytest.raises(TruncatedError, match=r"the first 1,052,\d+ of 3,145,728 bytes are zero"):
+        open_path(path)

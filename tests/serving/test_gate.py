@@ -478,3 +478,19 @@ class TestServers:
             pages = ["".join(renderer(kind)([report], View(tensors="all"))) for report in reports]
             assert pages[0] == pages[1]
         assert json.loads(pages[1])["reports"][0]["verdict"]["serve"] == "unfit"
+
+
+class TestNothingToServe:
+    def written(self, path, **tensors):
+        from safetensors.numpy import save_file
+
+        save_file(tensors, path)
+        return path
+
+    def test_optimizer_alone_is_unfit_to_serve_and_not_to_resume(self, tmp_path):
+        path = self.written(tmp_path / "o.safetensors", **{"optimizer.exp_avg": np.ones(4, "f4")})
+        assert "only tensors of the optimizer, and no weights" in str(refusal(path))
+        assert preflight(path, purpose="resume").verdict.resume == "fit"
+
+    def test_file_without_tensors_is_unfit_to_serve(self, tmp_path):
+        assert "no tensors, and no weights" in str(refusal(self.written(tmp_path / "e.safetensors")))
