@@ -1,9 +1,10 @@
-"""What a guard costs: for each step, and for each save, as ratios within one run.
+"""What a guard costs: on top of each step, and on top of each save.
 
-    python -m benchmarks.guards [--rounds 7]
+    python -m benchmarks.guards [--rounds 7] [--steps 60]
 
-Steps with the watch and without are taken in turns; a ratio is the median over the turns.  A guarded
-save also waits for the disk, which the framework's own does not; all three are timed in one call.
+Both are shares within one run: the time in the guard / the time in the training step beside it, or
+in the framework's own saving.  A guarded save also waits for the disk, which the framework's own
+does not.
 """
 
 from __future__ import annotations
@@ -20,25 +21,6 @@ from typing import Any
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-Case = tuple[str, Callable[[], Any], Callable[[], Any]]
-
-
-def timed(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def ratio(with_it: Callable[[], Any], without: Callable[[], Any], rounds: int) -> float:
-    """Median over the rounds of the one time / the other, in turns, after one for warmth."""
-    with_it(), without()
-    found = []
-    for turn in range(rounds):
-        pair = (with_it, without) if turn % 2 else (without, with_it)
-        seconds = {work: timed(work) for work in pair}
-        found.append(seconds[with_it] / seconds[without])
-    return statistics.median(found)
 
 
 def torch_models() -> Iterator[tuple[str, Any, Any]]:
@@ -60,8 +42,8 @@ def torch_models() -> Iterator[tuple[str, Any, Any]]:
     yield "transformer, 4.7 million", nn.TransformerEncoder(block, 6), torch.randn(8, 64, 256)
 
 
-def torch_steps(steps: int) -> Iterator[Case]:
-    """Steps of plain torch, as Lightning and the Trainer take them around the same watch."""
+def torch_steps(steps: int) -> Iterator[tuple[str, float]]:
+    """Steps of plain torch, with the watch that Lightning and the Trainer have around them."""
     import torch
 
     from ckptdoctor.guards.guard import Guard
@@ -71,27 +53,38 @@ def torch_steps(steps: int) -> Iterator[Case]:
     for name, model, batch in torch_models():
         optimizer = torch.optim.AdamW(model.parameters())
         guard = Guard(Terms(), 50)
-        guard.begin(Path(), 0, lambda model=model: TorchGauge(model))
-
-        def train(model=model, batch=batch, optimizer=optimizer) -> None:
+        guard.begin(Path(), 0, partial(TorchGauge, model))
+        times = []
+        for step in range(steps):
+            start = time.perf_counter()
             optimizer.zero_grad()
             model(batch).square().mean().backward()
             optimizer.step()
-
-        def watched(train=train, guard=guard) -> None:
-            for step in range(steps):
-                train()
-                guard.check(step)
-
-        yield f"torch step, {name}", watched, lambda train=train: [train() for _ in range(steps)]
+            trained = time.perf_counter()
+            guard.check(step)
+            times.append((time.perf_counter() - trained, trained - start))
+        yield f"torch, {name}", share(times)
 
 
-def keras_steps(steps: int) -> Iterator[Case]:
-    """``fit`` with the guard and with Keras' own callback, neither of which saves."""
+def keras_steps(steps: int) -> Iterator[tuple[str, float]]:
+    """``fit`` with the guard's hook timed; it never saves."""
     import keras
     import numpy as np
 
     from ckptdoctor.guards.keras import CheckpointGuard
+
+    class Timed(CheckpointGuard):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.times: list[tuple[float, float]] = []
+            self._last = 0.0
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            start = time.perf_counter()
+            super().on_train_batch_end(batch, logs)
+            end = time.perf_counter()
+            self.times.append((end - start, start - self._last))
+            self._last = end
 
     keras.utils.set_random_seed(0)
     tall = keras.applications.ResNet50V2(weights=None, input_shape=(32, 32, 3), classes=10)
@@ -99,23 +92,22 @@ def keras_steps(steps: int) -> Iterator[Case]:
         [keras.Input((32,)), keras.layers.Dense(64), keras.layers.BatchNormalization(),
          keras.layers.Dense(10)]
     )  # fmt: skip
-    for name, model, shape, count in (
-        ("MLP, 3,000 weights", small, (32,), 20 * steps),
-        ("ResNet50V2, 24 million", tall, (32, 32, 3), max(steps // 2, 4)),
+    for name, model, shape in (
+        ("MLP, 3,000 weights", small, (32,)),
+        ("ResNet50V2, 24 million", tall, (32, 32, 3)),
     ):
         model.compile("adam", "mse")
-        x = np.ones((16 * count, *shape), np.float32)
-        y = np.zeros((16 * count, 10), np.float32)
-        never = {"filepath": "never.keras", "save_freq": 1 << 40}
+        x = np.ones((16 * steps, *shape), np.float32)
+        y = np.zeros((16 * steps, 10), np.float32)
+        timed = Timed("never.keras", save_freq=1 << 40)
+        model.fit(x, y, batch_size=16, verbose=0, callbacks=[timed])
+        yield f"Keras, {name}", share(timed.times)
 
-        def fit(kind, model=model, x=x, y=y, never=never) -> None:
-            model.fit(x, y, batch_size=16, verbose=0, callbacks=[kind(**never)])
 
-        yield (
-            f"Keras step, {name}",
-            lambda fit=fit: fit(CheckpointGuard),
-            lambda fit=fit: fit(keras.callbacks.ModelCheckpoint),
-        )
+def share(times: list[tuple[float, float]]) -> float:
+    """Median of the one / the other, without the first tenth, which compiles."""
+    left = times[len(times) // 10 + 1 :]
+    return statistics.median(watching / training for watching, training in left)
 
 
 def saves(folder: Path, rounds: int) -> Iterator[tuple[str, float, float]]:
@@ -158,15 +150,14 @@ def noted(spent: dict[str, float], name: str, work: Callable[..., Any], *args: A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=60)
     asked = parser.parse_args()
-    print("| A step, guarded against not | time |\n|---|---|")
-    for cases in (torch_steps(asked.steps), keras_steps(asked.steps)):
-        for name, with_it, without in cases:
-            print(f"| {name} | {ratio(with_it, without, asked.rounds):.2f} x |", flush=True)
-    print(
-        "\n| On top of a save, as a share of it | examining | waiting for the disk |\n|---|---|---|"
-    )
+    print("| On top of a step, as a share of it | watching |\n|---|---|")
+    for measured in (torch_steps(asked.steps), keras_steps(asked.steps)):
+        for name, part in measured:
+            print(f"| {name} | {part:.1%} |", flush=True)
+    print("\n| On top of a save, as a share of it | examining | waiting for the disk |")
+    print("|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for name, examined, flushed in saves(Path(folder), asked.rounds):
             print(f"| {name} | {examined:.0%} | {flushed:.0%} |", flush=True)

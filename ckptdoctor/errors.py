@@ -129,12 +129,12 @@ class _PreflightError(CkptDoctorError):
 
 
 class UnfitCheckpointError(_PreflightError):
-    """A checkpoint that must not be used, as `ckptdoctor.preflight` found.
+    """A checkpoint that must not be used, as `ckptdoctor.preflight` or a guard found.
 
     Attributes
     ----------
     report
-        The `ckptdoctor.Report` that says so.
+        The `ckptdoctor.Report` that says so; None where a guard saw it in a live model.
     """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -122,7 +122,21 @@ def data_for(subject: Subject, data: Any) -> Data:
     inputs = subject.inputs()
     binding = subject.framework != "torch" or hasattr(subject, "program")
     drawn = isinstance(data, str) and asks_for_random(data)
-    return read_data(data, inputs if binding or drawn else ())
+    found = read_data(data, inputs if binding or drawn else ())
+    if not binding and [dtype for _, dtype in inputs] == ["float32"]:
+        return _as_images(found)
+    return found
+
+
+def _as_images(data: Data) -> Data:
+    """Integers of any width as real numbers, where they are images by their dimensions.
+
+    A module whose first layer is a convolution may yet be given indices: those have fewer.
+    """
+    integers = [a for a in data.arrays if a.dtype.kind in "iub" and a.ndim > 2]
+    if len(data.arrays) != 1 or not integers:
+        return data
+    return replace(data, dtypes=("float32",), notes=(_noted(integers[0]),))
 
 
 def read_data(
@@ -293,8 +307,9 @@ def _checked(arrays: tuple[Array, ...], source: str, kind: Kind, inputs: Inputs)
 
 
 def _noted(array: Array) -> str:
+    extent = ", 0 to 255" if array.dtype == np.uint8 else ""
     return (
-        f"{array.dtype} images are given as they are, 0 to 255: a model that was trained on "
+        f"{array.dtype} images are given as they are{extent}: a model that was trained on "
         "scaled ones needs them scaled"
     )
 

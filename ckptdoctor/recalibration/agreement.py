@@ -11,7 +11,10 @@ import numpy as np
 from ..live.subject import Arrays, Statistics, Subject
 from ..tensors import Array
 
-__all__ = ["Agreement", "compared", "holding"]
+__all__ = ["Agreement", "alike", "compared", "holding"]
+
+_ROUNDING = 1e-10
+"""Share of the mean square below which a spread is that of rounding in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,21 @@ def compared(outputs: Sequence[Arrays], wanted: Sequence[Arrays]) -> Agreement |
     return Agreement(float(np.mean(errors)), float(np.mean(classes)) if classes else None)
 
 
+def alike(outputs: Sequence[Arrays]) -> bool:
+    """Whether no output, by batch, differs between samples by more than rounding.
+
+    Examples
+    --------
+    >>> alike([(np.array([[1.0, 2.0], [1.0, 2.0]]),)]), alike([(np.array([[1.0], [2.0]]),)])
+    (True, False)
+    """
+    columns = [column for column in _columns(outputs) if column is not None and column.size]
+    return bool(columns) and all(
+        _spread(flat) <= _ROUNDING * float(np.mean(np.square(flat)))
+        for flat in (column.reshape(len(column), -1).astype(np.float64) for column in columns)
+    )
+
+
 def _columns(batches: Sequence[Arrays]) -> Iterator[Array | None]:
     """Each output over all batches; None where it does not line up."""
     for parts in zip(*batches, strict=False):
@@ -92,6 +110,11 @@ def _columns(batches: Sequence[Arrays]) -> Iterator[Array | None]:
 def _error(one: Array, other: Array) -> float:
     if not np.isfinite(one).all() or not np.isfinite(other).all():
         return float("inf")
-    spread = float(np.mean(np.square(other - other.mean(0))))
+    spread = _spread(other)
     off = float(np.mean(np.square(one - other)))
     return off / spread if spread else (0.0 if not off else float("inf"))
+
+
+def _spread(flat: Array) -> float:
+    """Mean square by which rows differ from their mean."""
+    return float(np.mean(np.square(flat - flat.mean(0))))

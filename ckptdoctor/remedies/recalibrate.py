@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..live.subject import Statistics
     from ..recalibration.bedside import Bedside, Place
     from ..recalibration.choice import Reach
+    from ..tensors import Array
 
 __all__ = ["Recalibrate"]
 
@@ -88,27 +89,52 @@ class Recalibrate(Remedy):
         if made.reach == "all":
             known = [_whole(patient, name, known) for name in places]
         title = f"of {made.samples:,} samples"
+        unfit = _unfit(known, places, made.statistics)
         for ailment in known:
             place = places[ailment.info.name]
-            yield from self._edits(ailment, made.statistics[place.norm], place, title)
+            yield from self._edits(
+                ailment, made.statistics[place.norm], place, title, unfit[place.norm]
+            )
 
     def _edits(
-        self, ailment: Ailment, statistics: Statistics, place: Place, title: str
+        self, ailment: Ailment, statistics: Statistics, place: Place, title: str, unfit: Statistics
     ) -> Iterator[Edit | Refusal]:
-        exact = getattr(statistics, place.part)[ailment.bad]
-        if place.part == "var":
-            # constant on these data: it gives beta whatever the variance, and 0 would blow up
-            # (by 1/sqrt(eps)) what other data do to it
-            exact = np.where(exact == 0, 1.0, exact)
-        values = cast(exact, ailment.info)
-        good = sound(values, place.part)
-        if not good.all():
-            count = np.count_nonzero(~good)
-            reason = f"{count:,} of {good.size:,} channels do not fit into {ailment.info.dtype}"
+        values = cast(_exact(ailment, statistics, place), ailment.info)
+        misfits = getattr(unfit, place.part)[ailment.bad]
+        if misfits.any():
+            count = np.count_nonzero(misfits)
+            reason = f"{count:,} of {misfits.size:,} channels do not fit into {ailment.info.dtype}"
             yield self.refusal(ailment.info.name, reason, ailment.codes)
+        # a channel gets both or neither: a new mean beside an old variance is worse than both old
+        good = ~(unfit.mean | unfit.var)[ailment.bad]
         if good.any():
             word = _WORDS[place.part]
             yield self.edit(ailment, values[good], f"{word} {title}", indices=ailment.bad[good])
+
+
+def _exact(ailment: Ailment, statistics: Statistics, place: Place) -> Array:
+    """Values that belong into the broken elements, in float64."""
+    exact: Array = getattr(statistics, place.part)[ailment.bad]
+    if place.part == "mean":
+        return exact
+    # constant on these data: it gives beta whatever the variance, and 0 would blow up
+    # (by 1/sqrt(eps)) what other data do to it
+    return np.where(exact == 0, 1.0, exact)
+
+
+def _unfit(
+    known: Sequence[Ailment], places: Mapping[str, Place], statistics: Mapping[str, Statistics]
+) -> dict[str, Statistics]:
+    """Masks, by BatchNorm, of channels whose new values the file's type cannot hold."""
+    masks = {
+        name: type(each)(np.zeros(each.mean.size, bool), np.zeros(each.var.size, bool))
+        for name, each in statistics.items()
+    }
+    for ailment in known:
+        place = places[ailment.info.name]
+        values = cast(_exact(ailment, statistics[place.norm], place), ailment.info)
+        getattr(masks[place.norm], place.part)[ailment.bad] = ~sound(values, place.part)
+    return masks
 
 
 def _channels(sick: Sequence[Ailment], places: Mapping[str, Place]) -> dict[str, Statistics]:

@@ -345,3 +345,21 @@ def test_the_number_of_inputs_is_compared():
 def test_data_is_plain():
     data = Data(arrays=(X,), source="x", kind="memory")
     assert (data.batch, data.notes, data.dtypes) == (0, (), ())
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int16", "uint8", "bool"])
+def test_integer_images_are_real_numbers_to_a_module_that_begins_with_a_convolution(dtype):
+    subject = NumpySubject(shapes=IMAGE)
+    subject.framework = "torch"
+    data = data_for(subject, np.ones((2, 3, 4, 4), dtype))
+    assert data.take([0])[0].dtype == np.float32
+    assert data.notes[0].startswith(f"{dtype} images are given as they are")
+
+
+def test_indices_stay_integers():
+    subject = NumpySubject(shapes=IMAGE)
+    subject.framework = "torch"
+    assert data_for(subject, np.ones((2, 5), np.int64)).take([0])[0].dtype == np.int64
+    subject = NumpySubject(shapes=[((None, None), "int64")])
+    subject.framework = "torch"
+    assert data_for(subject, np.ones((2, 5, 3), np.int64)).take([0])[0].dtype == np.int64

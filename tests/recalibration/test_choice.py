@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from live.numpy_subject import NumpySubject, classifier, samples
+from live.numpy_subject import BatchNorm, NumpySubject, classifier, relu, samples
 
 from ckptdoctor.errors import UsageError
 from ckptdoctor.live.subject import Statistics
@@ -24,6 +24,11 @@ def scaled(subject: NumpySubject, name: str, factor: float) -> None:
     subject.set_statistics(name, Statistics(own.mean * factor, own.var * factor**2))
 
 
+def images() -> NumpySubject:
+    """One BatchNorm over sequences, which have more than one value per channel and sample."""
+    return NumpySubject(BatchNorm("bn", 6, axis=1), relu("relu"))
+
+
 def chosen(**errors: float | None) -> str:
     found = [
         Candidate(reach, None if error is None else Agreement(error, None))
@@ -39,7 +44,9 @@ class TestChoice:
             ({"none": 0.09, "broken": 0.01, "all": 0.001}, "none"),
             ({"none": 0.11, "broken": 0.01, "all": 0.001}, "broken"),
             ({"none": 0.11, "broken": 0.06, "all": 0.06}, "none"),
-            ({"none": 0.9, "broken": 0.29, "all": 0.001}, "broken"),
+            ({"none": 0.9, "broken": 0.19, "all": 0.001}, "broken"),
+            ({"none": 0.9, "broken": 0.25, "all": 0.02}, "all"),
+            ({"none": 1.0, "broken": 0.7, "all": 0.7}, "broken"),
             ({"none": 0.9, "broken": 0.31, "all": 0.1}, "all"),
             ({"none": 0.9, "broken": 0.31, "all": 0.16}, "broken"),
             ({"none": np.inf, "broken": np.inf, "all": 0.1}, "all"),
@@ -53,6 +60,10 @@ class TestChoice:
     )
     def test_narrowest_that_no_wider_one_beats_by_far(self, errors, wanted):
         assert chosen(**errors) == wanted
+
+    def test_candidates_none_of_which_is_finite_are_an_error(self):
+        with pytest.raises(UsageError, match="not finite with any statistics"):
+            chosen(none=np.inf, broken=np.inf, all=np.inf)
 
     def test_sound_statistics_stay(self):
         subject = classifier()
@@ -113,6 +124,43 @@ class TestSamples:
         subject = classifier()
         made = recalibrated(subject, [samples(8)], broken("bn1"), reach="broken", force=True)
         assert made.samples == 8
+
+    @pytest.mark.parametrize("number", [1, 2, 5, 7])
+    def test_so_few_are_not_compared(self, number):
+        """Of one held-back sample nothing differs, and every relative error is infinite."""
+        x = np.random.default_rng(1).normal(0.3, 1, (number, 6, 4)).astype(np.float32)
+        subject = images()
+        scaled(subject, "bn", 30.0)
+        masks = {"bn": Statistics(np.ones(6, bool), np.ones(6, bool))}
+        made = recalibrated(subject, [x], masks, force=True)
+        assert (made.reach, made.candidates, made.held_back) == ("broken", (), 0)
+        np.testing.assert_allclose(made.statistics["bn"].mean, x.mean((0, 2)), rtol=1e-4)
+        assert recalibrated(subject, [x], {}, force=True).reach == "none"
+
+    @pytest.mark.parametrize("x", [np.zeros((64, 6)), np.ones((64, 6))], ids=["zeros", "repeated"])
+    def test_all_alike_are_refused(self, x):
+        subject = classifier()
+        scaled(subject, "bn1", 30.0)
+        with pytest.raises(UsageError, match="the same for all samples") as caught:
+            recalibrated(subject, [x.astype(np.float32)], broken("bn1"))
+        assert caught.value.hint == "give samples that differ"
+
+    @pytest.mark.parametrize("reach", [None, "broken"])
+    def test_those_that_are_not_finite_are_left_out(self, reach):
+        subject, x = classifier(), samples(70)
+        scaled(subject, "bn1", np.nan)
+        wanted = recalibrated(subject, [x[:64]], broken("bn1"), reach=reach)
+        x[64:, 0], x[65, 0] = np.nan, np.inf
+        made = recalibrated(subject, [x], broken("bn1"), reach=reach)
+        assert made.samples == 64
+        assert made.warnings == ("6 of 70 samples hold NaN or Inf and are left out.",)
+        np.testing.assert_array_equal(made.statistics["bn1"], wanted.statistics["bn1"])
+
+    def test_too_few_that_are_finite_are_refused(self):
+        x = samples(20)
+        x[:5] = np.nan
+        with pytest.raises(UsageError, match="at least 16 samples, found 15"):
+            recalibrated(classifier(), [x], broken("bn1"))
 
     @pytest.mark.parametrize(("number", "warned"), [(63, True), (64, False)])
     def test_below_sixty_four_is_warned_about(self, number, warned):

@@ -190,6 +190,44 @@ class TestLimits:
             refusal.reason for refusal in outcome.plan.refusals
         }
 
+    def test_channel_whose_variance_does_not_fit_keeps_its_mean(self, ward):
+        """A new mean beside an old variance is worse than both old."""
+        held = load_file("healthy.safetensors")
+        scale = np.ones(6, np.float32)
+        scale[2] = 1e5
+        np.save("x.npy", samples(128) * scale)
+        kernel = np.eye(6, 16, dtype=np.float32)
+        kernel[:, 6:] = held["fc1.weight"][:, 6:]
+        kernel[2, 6:] = 0
+        held["fc1.weight"] = kernel
+        held["bn1.running_mean"] = np.full(16, 3.0, np.float16)
+        held["bn1.running_var"] = np.full(16, NAN, np.float16)
+        save_file(held, "broken.safetensors")
+        outcome = repair(bn_scope="layers")
+        assert not outcome.done
+        assert "1 of 16 channels do not fit into float16" in {
+            refusal.reason for refusal in outcome.plan.refusals
+        }
+        after = load_file("out.safetensors")
+        assert np.flatnonzero(np.isnan(after["bn1.running_var"])).tolist() == [2]
+        assert np.flatnonzero(after["bn1.running_mean"] == 3).tolist() == [2]
+
+    def test_samples_that_are_not_finite_are_left_out_and_told(self, ward):
+        broken(bn1__running_mean=NAN, bn1__running_var=NAN)
+        x = samples(128)
+        x[7, 2] = NAN
+        np.save("x.npy", x)
+        outcome = repair()
+        assert outcome.done
+        assert outcome.plan.warnings[0] == "1 of 128 samples hold NaN or Inf and are left out."
+        assert outcome.recalibration[1] == "127 samples of x.npy, 32 held back to compare on"
+
+    def test_samples_that_are_all_alike_are_refused(self, ward):
+        broken(bn1__running_mean=500.0, bn1__running_var=1e7)
+        np.save("x.npy", np.zeros((64, 6), np.float32))
+        with pytest.raises(UsageError, match="the same for all samples"):
+            repair()
+
     def test_layer_that_the_model_lacks_is_refused(self, ward):
         held = load_file("healthy.safetensors")
         held |= {f"old.{name}": value for name, value in held.items() if name.startswith("bn1")}
