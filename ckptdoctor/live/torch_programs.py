@@ -17,7 +17,8 @@ from .subject import NormLayer
 from .torch_calls import Calls, Kind
 from .torch_hooks import hooked, kind_of, watched
 from .torch_markers import mark, mark_operators, marked
-from .torch_subject import TorchSubject, require_torch
+from .torch_modules import require_torch
+from .torch_subject import TorchSubject
 
 if TYPE_CHECKING:
     import torch

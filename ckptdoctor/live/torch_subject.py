@@ -13,6 +13,7 @@ from ..errors import UsageError
 from .subject import Arrays, NormLayer, Observer, Statistics
 from .torch_calls import Calls, Kind
 from .torch_hooks import hooked, kind_of, scripted, watched
+from .torch_modules import require_module, unwrapped
 from .torch_norms import norm_of
 from .torch_values import floats_of, rounded, shapes_of, to_tensors
 
@@ -24,54 +25,7 @@ if TYPE_CHECKING:
 
     from ..tensors import TensorTable
 
-__all__ = ["TorchSubject", "require_module", "require_torch", "unwrapped"]
-
-_WRAPPERS = {
-    "OptimizedModule": "_orig_mod",
-    "DataParallel": "module",
-    "DistributedDataParallel": "module",
-}
-"""Classes around the user's module, and where they keep it."""
-
-
-def require_torch() -> Any:
-    """Return torch.
-
-    Raises
-    ------
-    UsageError
-        If it is not installed.
-    """
-    try:
-        import torch  # noqa: PLC0415
-    except ImportError:
-        hint = "pip install 'ckptdoctor[torch]'"
-        raise UsageError("needs torch, which is not installed", hint=hint) from None
-    return torch
-
-
-def require_module(module: object) -> Any:
-    """Return torch, of which this is a module.
-
-    Raises
-    ------
-    UsageError
-        If torch is not installed, or it is something else.
-    """
-    torch = require_torch()
-    if not isinstance(module, torch.nn.Module):
-        raise UsageError(f"expected a torch.nn.Module, found {type(module).__name__}")
-    return torch
-
-
-def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the user's module without what `torch.compile` and data parallelism put around it."""
-    while (held := _WRAPPERS.get(type(module).__name__)) is not None:
-        inner = getattr(module, held, None)
-        if inner is None:
-            break
-        module = inner
-    return module
+__all__ = ["TorchSubject"]
 
 
 class TorchSubject:

@@ -11,6 +11,7 @@ from ..sources import Extent
 from ..tensors import LayerConfig, Quantisation, TensorInfo, TensorTable
 from .torch_hooks import class_name_of
 from .torch_memory import LiveMemory
+from .torch_modules import require_module
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,6 @@ def module_table(module: nn.Module) -> TensorTable:
     UsageError
         If torch is not installed, or this is no module.
     """
-    from .torch_subject import require_module  # noqa: PLC0415
-
     torch = require_module(module)
     memory = LiveMemory(_PLACE)
     infos: dict[str, TensorInfo] = {}

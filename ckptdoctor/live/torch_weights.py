@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..matching import Match, match
 from ..tensors import TensorInfo, TensorTable
 from .loaded import Loaded
-from .torch_subject import require_module, unwrapped
+from .torch_modules import require_module, unwrapped
 from .torch_table import held_tensors, module_table, packed_tensors
 
 if TYPE_CHECKING:
