@@ -210,6 +210,11 @@ CAUSES: Mapping[str, CauseRow] = {
             weigh.always("high", "it holds no tensors"),
         ),
         CauseRow(
+            "parts-of-another",
+            "weights of a head or model that is not used here, or files of another save",
+            weigh.always("medium", "names that nothing asks for"),
+        ),
+        CauseRow(
             "changed-after-writing",
             "bytes changed after the file was written: disk, memory, transfer, an edit",
             weigh.always("high", "a checksum stored in the file differs from its data"),

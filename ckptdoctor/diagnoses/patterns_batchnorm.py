@@ -42,14 +42,28 @@ def _sound(case: Case) -> str:
 
 def _nan_title(case: Case) -> str:
     what = "NaN or Inf" if see.infinite_statistics(case) else "NaN"
+    bad, grown = _bad_and_grown(case)
+    if grown and see.exploded_upstream(case):
+        return (
+            f"BatchNorm statistics exploded in {_many(grown)} and are {what} in {_many(bad)} "
+            f"further on; {_sound(case)}"
+        )
+    return f"BatchNorm statistics are {what} in {_many(bad)}{_exploded(grown)}; {_sound(case)}"
+
+
+def _bad_and_grown(case: Case) -> tuple[int, int]:
+    """Count the layers that are not finite, and those that are and exploded."""
     bad = len({finding.layer for finding in case.of_code("BN001")})
-    grown = len(case.layers) - bad
-    if not see.exploded_upstream(case) or grown <= 0:
-        return f"BatchNorm statistics are {what} in {_count(case)}; {_sound(case)}"
-    return (
-        f"BatchNorm statistics exploded in {_many(grown)} and are {what} in {_many(bad)} further on; "
-        f"{_sound(case)}"
-    )
+    return bad, max(0, len(case.layers) - bad)
+
+
+def _exploded(grown: int) -> str:
+    return f" and exploded, still finite, in {_many(grown)}" if grown else ""
+
+
+def _var_nan_title(case: Case) -> str:
+    bad, grown = _bad_and_grown(case)
+    return f"BatchNorm variance is NaN beside a finite mean in {_many(bad)}{_exploded(grown)}"
 
 
 def _nan_repair(case: Case) -> str:
@@ -70,7 +84,8 @@ def _var_nan(case: Case) -> bool:
 
 
 def _var_inf_title(case: Case) -> str:
-    return f"BatchNorm variance is Inf in {_count(case)}: their channels are silent"
+    bad, grown = _bad_and_grown(case)
+    return f"BatchNorm variance is Inf in {_many(bad)}{_exploded(grown)}: their channels are silent"
 
 
 def _explode_title(case: Case) -> str:
@@ -139,7 +154,7 @@ BATCHNORM: tuple[Pattern, ...] = (
         takes=("BN003", "BN010"),
         when=_var_nan,
         rank=1,
-        title=lambda case: f"BatchNorm variance is NaN beside a finite mean in {_count(case)}",
+        title=_var_nan_title,
         inference="NaN for every input: inference divides by the root of a NaN variance.",
         training=_TRAINING,
         causes=("batch-of-one", "overflow-skipped-step"),

@@ -40,6 +40,25 @@ def _number(case: Case) -> str:
     return case.findings[0].tensor or case.findings[0].name
 
 
+def _kinds(case: Case) -> set[str]:
+    """What is wrong with the names, as CK003 says to machines; notes do not count."""
+    kinds = ("missing", "wrapped", "misshaped", "surplus")
+    return {
+        next((kind for kind in kinds if kind in finding.measured), "missing")
+        for finding in case.findings
+        if finding.severity > Severity.NOTE
+    }
+
+
+def _unlike(case: Case) -> str:
+    kinds = _kinds(case)
+    if kinds <= {"wrapped", "surplus"} and "wrapped" in kinds:
+        return "The weights have other names than the model's"
+    if kinds <= {"misshaped", "surplus"} and "misshaped" in kinds:
+        return "Weights have other shapes than the model's"
+    return "The checkpoint is incomplete"
+
+
 _SERVES = "Nothing: serving does not read it."
 _NEW_STATE = (
     "The weights are sound. Resume from them with a new optimizer (a short warm-up), or from an "
@@ -79,10 +98,23 @@ CONTAINER: tuple[Pattern, ...] = (
         next=_explain,
     ),
     Pattern(
+        key="file-surplus",
+        codes=("CK003",),
+        rank=1,
+        when=lambda case: _kinds(case) == {"surplus"},
+        title="The checkpoint holds more than is expected",
+        inference="A loader passes the surplus by, or refuses it where it checks keys strictly: "
+        "the model may be another than the one that was trained.",
+        causes=("parts-of-another",),
+        repair="Nothing is lost. Load with strict key checks, with the code the model was trained "
+        "with.",
+        next=_explain,
+    ),
+    Pattern(
         key="file-incomplete",
         codes=("CK003",),
         rank=1,
-        title="The checkpoint is incomplete",
+        title=_unlike,
         inference="It cannot be loaded, or missing layers keep their random values.",
         causes=("interrupted-write",),
         repair="Fetch the missing files; load with strict key checks.",

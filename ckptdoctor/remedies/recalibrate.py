@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ..edits import Change, Class, Edit, Refusal, Remark
+from ..errors import UsageError
 from .base import Ailment, Orders, Patient, Remedy
 from .transfer import cast, sound
 
@@ -69,16 +70,24 @@ class Recalibrate(Remedy):
         self, patient: Patient, bedside: Bedside, role: str, sick: Sequence[Ailment]
     ) -> Iterator[Change | Refusal | Remark]:
         places = bedside.places(role)
-        known = []
+        known, strange = [], ""
+        reason = f"no BatchNorm of {patient.orders.recalibrate} is its partner"
         for ailment in _widened(patient, sick):
             if ailment.info.name in places:
                 known.append(ailment)
             else:
-                reason = f"no BatchNorm of {patient.orders.recalibrate} is its partner"
+                strange = strange or ailment.info.name
                 yield self.refusal(ailment.info.name, reason, ailment.codes)
         if sick and not known:
             return
-        made = bedside.recalibrated(_channels(known, places), _reach(patient))
+        try:
+            made = bedside.recalibrated(_channels(known, places), _reach(patient))
+        except UsageError as error:
+            if not strange:
+                raise
+            # such as an InstanceNorm: it may be what the model fails by
+            hint = f"{strange!r:.200} is broken as well, and {reason}"
+            raise UsageError(error.message, where=error.where, hint=hint) from error
         if made.reach == "none":
             for ailment in known:
                 reason = "its statistics agree with these data"

@@ -246,6 +246,24 @@ class TestLimits:
         assert not outcome.done
         assert outcome.plan.refusals[0].reason == "no BatchNorm of model.py:build is its partner"
 
+    def test_broken_layer_that_the_model_knows_as_no_batchnorm_is_named_where_it_fails(self, ward):
+        """Such as an InstanceNorm with running statistics: training mode does not get past it."""
+        held = broken(bn1__running_var=NAN)
+        held["bn2.running_mean"] = held["bn2.running_var"] = np.full(16, NAN, np.float32)
+        save_file(held, "broken.safetensors")
+        text = (ward / "model.py").read_text()
+        text += """
+
+class Blind(Model):
+    norms = property(lambda self: {k: v for k, v in Model.norms.fget(self).items() if k != "bn2"})
+"""
+        text = text.replace("return Model(", "return Blind(")
+        (ward / "model.py").write_text(text)
+        hint = "'bn2.running_mean' is broken as well, and no BatchNorm of model.py:build is its"
+        with pytest.raises(UsageError, match="not finite in training mode") as caught:
+            repair()
+        assert caught.value.hint.startswith(hint)
+
 
 class TestUsage:
     @pytest.mark.parametrize(
