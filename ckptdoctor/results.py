@@ -328,6 +328,8 @@ class View:
         ANSI colours; only what fails.
     fail_on
         Lowest severity that fails; None for none.
+    names
+        Every name that CK003 counts, where a message has room for a few.
     """
 
     tensors: Tensors | None = None
@@ -337,3 +339,4 @@ class View:
     color: bool = False
     quiet: bool = False
     fail_on: Severity | None = Severity.ERROR
+    names: bool = False

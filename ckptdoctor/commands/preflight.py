@@ -22,7 +22,7 @@ from ..serving.gate import check
 from ..serving.outcome import Outcome
 from ..serving.terms import Terms
 from ..terminal import ProgressLine, colored, is_terminal, put, say
-from .reports import REPORT_WIDTH, check_paths, write_report
+from .reports import REPORT_WIDTH, check_reports, write_report
 
 if TYPE_CHECKING:
     from ..serving.digests import Expected
@@ -39,6 +39,9 @@ _SUM = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](.+)")
 def run_preflight(wish: PreflightWish) -> int:
     """Check path after path, a line each; return the worst exit code.
 
+    What is wrong whatever the file stops it before the first; a path that does not exist, and an
+    option that does not fit its file, is told in the line of that path.
+
     Raises
     ------
     UsageError
@@ -54,13 +57,14 @@ def run_preflight(wish: PreflightWish) -> int:
         allow_unsafe_load=wish.allow_unsafe_load,
         **wish.given,
     )
-    check_paths(wish.paths, wish.reports)
+    check_reports(wish.paths, wish.reports)
+    _check_names(wish.expect_keys)
     run = _Run(wish, terms)
     for path in wish.paths:
         run.check(path)
     for kind, file in wish.reports:
         reports = [outcome.report for outcome in run.outcomes]
-        view = View(width=REPORT_WIDTH, fail_on=terms.limit)
+        view = View(width=REPORT_WIDTH, fail_on=terms.limit, names=True)
         run.code = max(run.code, write_report(kind, file, reports, view))
     return run.code
 
@@ -196,6 +200,18 @@ def _expected(wish: PreflightWish) -> Expected | None:
         message = f"--expect-sha256: expected one path for one digest, found {len(wish.paths)}"
         raise UsageError(message, hint="give a file as sha256sum writes it")
     return digest
+
+
+def _check_names(file: str | None) -> None:
+    """See that the expected names can be read: where they cannot, no checkpoint is at fault."""
+    if file is not None:
+        from ..coverage.expected import read_expected  # noqa: PLC0415  (few ask for it)
+
+        try:
+            read_expected(file)
+        except UsageError as error:
+            message = f"--expect-keys: {error.message}"
+            raise UsageError(message, where=error.where, hint=error.hint) from None
 
 
 def _sums(file: str) -> Expected:

@@ -14,7 +14,7 @@ from ..terminal import say
 if TYPE_CHECKING:
     from ..results import Report, View
 
-__all__ = ["REPORT_WIDTH", "check_paths", "write_report"]
+__all__ = ["REPORT_WIDTH", "check_paths", "check_reports", "write_report"]
 
 REPORT_WIDTH = 100
 """Columns of a text report in a file."""
@@ -31,6 +31,17 @@ def check_paths(paths: Sequence[str], reports: Iterable[tuple[str, str]]) -> Non
     for path in paths:
         if not path or not _exists(Path(path)):
             raise UsageError("no such file or folder", where=path or "''")
+    check_reports(paths, reports)
+
+
+def check_reports(paths: Sequence[str], reports: Iterable[tuple[str, str]]) -> None:
+    """See that each report can be written, and over none of the paths.
+
+    Raises
+    ------
+    UsageError
+        If not.
+    """
     for _, file in reports:
         from ..report.files import check_target  # noqa: PLC0415  (tempfile costs 5 ms)
 

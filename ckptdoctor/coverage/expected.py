@@ -76,7 +76,7 @@ def read_expected(expect_keys: ExpectKeys) -> Expectation:
         return _from_path(os.fspath(expect_keys))
     names = tuple(expect_keys or ())
     if not names or not all(map(_is_name, names)):
-        raise UsageError("expect_keys: expected names, found none", hint=_HINT)
+        raise UsageError("expected names, found none", hint=_HINT)
     return Expectation(source="the list", names=names)
 
 
@@ -117,7 +117,7 @@ def _from_path(path: str) -> Expectation:
     if text is None:
         shapes = _of_checkpoint(path)
         if not shapes:
-            raise UsageError("expect_keys: the checkpoint holds no weights", where=path)
+            raise UsageError("expected a checkpoint with weights to take names from, found none", where=path)
         return Expectation(source=source, names=tuple(shapes), shapes=shapes, literal=True)
     if text.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
         return _from_json(text, path, source)
@@ -139,12 +139,12 @@ def _text(path: str) -> bytes | None:
         size = os.stat(path).st_size  # noqa: PTH116
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "no name of a file"
-        raise UsageError(f"expect_keys: {why}", where=path, hint=_HINT) from None
+        raise UsageError(f"the names to expect cannot be read: {why}", where=path, hint=_HINT) from None
     if size > MAX_LIST:  # of text it would be more names than any checkpoint has
         return None
     head, why = read_limited(path, MAX_LIST)
     if head is None:
-        raise UsageError(f"expect_keys: {why or 'no such file'}", where=path, hint=_HINT)
+        raise UsageError(f"the names to expect cannot be read: {why or 'no such file'}", where=path, hint=_HINT)
     if b"\0" in head[:4096]:
         return None
     try:
@@ -158,7 +158,7 @@ def _from_json(text: bytes, path: str, source: str) -> Expectation:
     try:
         found = parse(text)
     except ValueError as error:
-        message = f"expect_keys: no JSON that can be read: {str(error)[:100]}"
+        message = f"the names to expect are no JSON that can be read: {str(error)[:100]}"
         raise UsageError(message, where=path, hint=_HINT) from None
     if isinstance(found, list):
         return _named(found, path, source)
@@ -175,7 +175,7 @@ def _named(names: Sequence[object], path: str, source: str) -> Expectation:
     known = tuple(name for name in names if isinstance(name, str) and name)
     if not known or len(known) < len(names):
         what = "none" if not known else "something else among them"
-        raise UsageError(f"expect_keys: expected names, found {what}", where=path, hint=_HINT)
+        raise UsageError(f"expected names, found {what}", where=path, hint=_HINT)
     return Expectation(source=source, names=known)
 
 
@@ -186,7 +186,7 @@ def _of_checkpoint(path: str) -> dict[str, tuple[int, ...]]:
         with open_path(path) as table:
             return {info.name: info.shape for info in table.values() if info.role == "model"}
     except FormatError as error:
-        message = f"expect_keys: {error.message}"
+        message = f"the names to expect cannot be read: {error.message}"
         raise UsageError(message, where=error.where or path, hint=error.hint) from None
 
 

@@ -179,7 +179,7 @@ class _Comparison:
             text = text if count > 1 else "the only name starts with "
             text += f"{shown(self.root)}, under which no loader looks for the weights of "
             text += f"{self.source}: it would leave them random"
-            yield told(Severity.ERROR, text, self.table.path, "wrapped", list(self.names)[:100])
+            yield told(Severity.ERROR, text, self.table.path, "wrapped", list(self.names))
         yield from self._missing()
         yield from self._misshaped()
         if self.strict:

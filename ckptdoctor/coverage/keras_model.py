@@ -42,7 +42,7 @@ def held_against_json(table: TensorTable, text: bytes, source: str) -> Iterator[
     config, _, _ = read_model_config(text, where=source, bare=bare)
     if not config.layers:
         hint = "give what model.to_json() returned"
-        raise UsageError("expect_keys: no layers in the configuration", where=source, hint=hint)
+        raise UsageError("no layers in the configuration", where=source, hint=hint)
     yield from _compared(table, config.layers, _held(table, config.paths), source)
 
 

@@ -12,7 +12,7 @@ __all__ = ["IGNORED", "ignored", "listing", "numbered", "shown", "told"]
 
 SHOWN = 6
 """Names or groups of names that a message lists."""
-MEASURED = 100
+MEASURED = 500
 """Names that a finding keeps for machines."""
 ALIKE = 3
 """Layers from which on the same weight of each is said once."""

@@ -10,24 +10,9 @@ from .norms import EXPLODED, STALE, Drift
 from .origin import listed
 from .precision import Precision
 from .results import FirstBad, ProbeReport, Samples, Sign, TrainMode
+from .training import closes, disagrees
 
-__all__ = ["AGREEING", "DIFFERENT", "disagrees", "signs", "treated"]
-
-AGREEING = 0.8
-"""Share of samples on which inference and training mode agree, in a healthy model 0.95 to 1."""
-DIFFERENT = 0.5
-"""Norm of the difference of the outputs over theirs, which has to be larger too: an untrained model
-has scores so near each other that the largest means little.  0 to 0.3 in healthy models, 0.84 and
-more in broken ones."""
-
-
-def treated(norms: Sequence[Drift], *, random: bool) -> tuple[str, ...]:
-    """BatchNorms that may explain why inference differs from training.
-
-    Random data fit no healthy statistics well: there only those that are far off count.
-    """
-    return tuple(d.layer for d in norms if d.far or (d.stale and not random))
-
+__all__ = ["signs"]
 
 def signs(report: ProbeReport) -> tuple[Sign, ...]:
     """Say what is wrong, errors first."""
@@ -58,6 +43,12 @@ def _about_samples(samples: Samples | None) -> Iterator[Sign]:
             severity=Severity.ERROR,
             message=message,
             measured={"samples": [s.index for s in bad]},
+        )
+    if samples.alike:
+        yield Sign(
+            kind="same-data",
+            severity=Severity.ERROR,
+            message=f"the {samples.used:,} samples do not differ: they tell nothing of the model",
         )
     far = samples.outliers
     if far:
@@ -187,17 +178,6 @@ def drift_in_words(drift: Drift) -> str:
     return "; ".join(parts)
 
 
-def disagrees(train: TrainMode | None) -> bool:
-    """Whether inference mode gives other answers than training mode, which gives finite ones."""
-    if train is None or not train.agreement.reference:
-        return False
-    found = train.agreement
-    if found.finite < found.reference:
-        return True
-    share = found.share
-    return found.difference > DIFFERENT and (share is None or share < AGREEING)
-
-
 def _about_training(report: ProbeReport) -> Iterator[Sign]:
     train = report.train
     if train is None:
@@ -211,19 +191,25 @@ def _about_training(report: ProbeReport) -> Iterator[Sign]:
         yield Sign(kind="nonfinite-in-training", severity=Severity.WARNING, message=message)
     if not disagrees(train) or (random and not train.treated):
         return  # no healthy statistics fit random data
+    healed, pooled = closes(train.healed, found), closes(train.pooled, found)
     words = f"inference and training mode {_agreeing(train)}"
-    explained = _explained(train)
     if train.healed is not None:
         count = len(train.treated)
         words += (
             f"; with the statistics of the batch in {_layers(count)} only: {_share(train.healed)}"
         )
+        words += "" if healed or pooled else "; that does not explain it"
+    if pooled and train.pooled is not None:
+        words += (
+            "; with statistics pooled over these samples in all BatchNorms: "
+            f"{_share(train.pooled)}: the running statistics do not fit the data"
+        )
+    explained = healed or pooled
     severity = Severity.ERROR if explained and not random else Severity.WARNING
-    if not train.treated:
+    if not explained and not train.treated:
         severity = Severity.NOTE
-        words += ", though the running statistics fit the data: small batches may do that"
-    elif not explained:
-        words += "; that does not explain it"
+        words += ", nor do statistics pooled over these samples" if train.pooled else ""
+        words += ": small batches may do that"
     yield Sign(
         kind="train-eval-disagreement",
         severity=severity,
@@ -248,15 +234,6 @@ def _share(found: Any) -> str:
     if found.share is not None:
         return f"{found.same:,} of {found.samples:,}"
     return f"{found.difference:.3g}"
-
-
-def _explained(train: TrainMode) -> bool:
-    """Whether batch statistics in the layers that do not fit close half of the gap or more."""
-    if train.healed is None:
-        return False
-    if train.healed.share is not None and train.agreement.share is not None:
-        return train.healed.share >= (1 + train.agreement.share) / 2
-    return train.healed.difference <= min(train.agreement.difference, 2.0) / 2
 
 
 def _about_precision(report: ProbeReport) -> Iterator[Sign]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..live.batch_statistics import BatchStatistics
 from ..live.data import Data, data_for
 from ..live.naming import parse_model
 from ..live.opening import Opened, open_subject
@@ -20,13 +19,13 @@ from ..shell import quoted
 from ..tensors import Array
 from .bisect import Search, search_inference, search_training
 from .feed import Feed, bad_rows
-from .judge import disagrees, signs, treated
-from .norms import agreement, drifts
+from .judge import signs
 from .origin import first_bad, frozen_row
 from .precision import TYPES, Precision, in_precision, poisoned_in_training
-from .results import ProbeReport, Samples, TrainMode
+from .results import ProbeReport, Samples
 from .samples import look_at
 from .trace import Trace
+from .training import with_norms
 from .values import varies
 from .weights import File, file_report, known_weights
 
@@ -191,12 +190,12 @@ def _run(
         report,
         rows=trace.rows(),
         bad=bad,
-        constant=not bad and _constant(outputs),
+        constant=not bad and not (report.samples and report.samples.alike) and _constant(outputs),
         said=known.said,
         layers=known.layers,
     )
     note("training mode")
-    report = _with_norms(report, feed, used, outputs)
+    report = with_norms(report, feed, used, outputs)
     report = replace(
         report,
         first=first_bad(report.rows, known, report.norms),
@@ -223,42 +222,6 @@ def _constant(outputs: Sequence[Arrays]) -> bool:
     joined = [np.concatenate(parts) for parts in zip(*outputs, strict=True) if parts[0].ndim]
     samples = max((len(array) for array in joined), default=0)
     return bool(joined) and all(varies(array, samples) is False for array in joined)
-
-
-def _with_norms(
-    report: ProbeReport, feed: Feed, used: Array, outputs: Sequence[Arrays]
-) -> ProbeReport:
-    """Compare BatchNorms with the data, and inference mode with training mode."""
-    names = tuple(feed.subject.norms)
-    if not names:
-        return report
-    if report.samples is not None and report.samples.outliers:
-        # one sample far off outweighs all others in a variance
-        used = np.setdiff1d(used, [sample.index for sample in report.samples.outliers])
-        outputs = [feed.run(batch) for batch in feed.batches(used)]
-    trained, statistics = _in_training(feed, used, names)
-    norms = tuple(d for d in drifts(feed.subject, statistics) if d.values or d.broken)
-    found = agreement([(a[0], b[0]) for a, b in zip(outputs, trained, strict=True)])
-    random = report.samples is not None and report.samples.kind == "random"
-    train = TrainMode(
-        agreement=found,
-        treated=treated(norms, random=random),
-        batch=feed.data.batch or max(map(len, feed.batches(used)), default=0),
-    )
-    if train.treated and disagrees(train):
-        healed, _ = _in_training(feed, used, train.treated)
-        pairs = [(a[0], b[0]) for a, b in zip(healed, trained, strict=True)]
-        train = replace(train, healed=agreement(pairs))
-    return replace(report, norms=norms, train=train)
-
-
-def _in_training(
-    feed: Feed, used: Array, names: Sequence[str]
-) -> tuple[list[Arrays], BatchStatistics]:
-    chosen = frozenset(names)
-    with BatchStatistics(feed.subject, names) as statistics:
-        outputs = [feed.run(batch, statistics, only=chosen) for batch in feed.batches(used)]
-    return outputs, statistics
 
 
 def _searches(feed: Feed, used: Array, precisions: Sequence[str]) -> tuple[Search, ...]:

@@ -76,6 +76,8 @@ class Samples:
         Samples whose largest magnitude is `ckptdoctor.probing.samples.OUTLYING` times the usual.
     usual
         Median of the largest magnitudes.
+    alike
+        Whether all that were run are the same sample; False for a single one.
     notes
         What a user should know of them.
     """
@@ -90,6 +92,7 @@ class Samples:
     nonfinite: tuple[Sample, ...] = ()
     outliers: tuple[Sample, ...] = ()
     usual: float = 0.0
+    alike: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -131,6 +134,9 @@ class TrainMode:
         BatchNorms that do not fit the data.
     healed
         Agreement when only these use the statistics of the batch; None where there are none.
+    pooled
+        Agreement of inference by statistics pooled over other batches, in all BatchNorms; None
+        where that was not needed, or there is one batch.
     batch
         Samples of a batch.
     """
@@ -138,6 +144,7 @@ class TrainMode:
     agreement: Agreement
     treated: tuple[str, ...] = ()
     healed: Agreement | None = None
+    pooled: Agreement | None = None
     batch: int = 0
 
 
@@ -166,7 +173,10 @@ class ProbeReport:
     first, frozen
         Where that begins; None where it does not.
     norms
-        BatchNorms against the data, in the order the model declares them.
+        BatchNorms against the data, in the order the model declares them: those that were given
+        finite values, and those that are broken whatever they are given.
+    norms_of, blind
+        How many BatchNorms the model has; those that were given nothing finite.
     train
         Inference mode against training mode; None without BatchNorms.
     precisions
@@ -198,6 +208,8 @@ class ProbeReport:
     first: FirstBad | None = None
     frozen: LayerRow | None = None
     norms: tuple[Drift, ...] = ()
+    norms_of: int = 0
+    blind: tuple[str, ...] = ()
     train: TrainMode | None = None
     precisions: tuple[Precision, ...] = ()
     searches: tuple[Search, ...] = ()

@@ -56,9 +56,22 @@ def look_at(data: Data, limit: int) -> tuple[Samples, Array]:
         nonfinite=_told(spans, ~good),
         outliers=_told(spans, far),
         usual=usual,
+        alike=_alike(data, np.flatnonzero(good)),
         notes=data.notes,
     )
     return found, np.flatnonzero(good)
+
+
+def _alike(data: Data, chosen: Array) -> bool:
+    """Whether all samples are the same one; most sets are told by the first two."""
+    if len(chosen) < 2:
+        return False
+    first = data.take(chosen[:1])
+    return all(
+        np.array_equal(a, b)
+        for at in chosen[1:].tolist()
+        for a, b in zip(data.take([at]), first, strict=True)
+    )
 
 
 def _told(spans: list[Span], chosen: Array) -> tuple[Sample, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..edits import Change, Class, Edit, Refusal, Remark
 from ..errors import UsageError
+from ..tensors import Role
 from .base import Ailment, Orders, Patient, Remedy
 from .transfer import cast, sound
 
@@ -61,7 +62,8 @@ class Recalibrate(Remedy):
             and ailment.layer.kind == "batchnorm"
             and ailment.part in _WORDS
         ]
-        served = next(iter(patient.ctx.table.values())).role if not sick else ""
+        roles = {info.role for info in patient.ctx.table.values()}
+        served: Role = "model" if "model" in roles else "ema"
         for role in dict.fromkeys(ailment.info.role for ailment in sick) or (served,):
             of_role = [ailment for ailment in sick if ailment.info.role == role]
             yield from self._of_role(patient, bedside, role, of_role)

@@ -19,6 +19,7 @@ _PLACES_SHOWN = 3
 _NAME_LIMIT = 100
 _MESSAGE_LIMIT = 600
 """Characters: a name or a message may be as long as its file, a screen is not."""
+_LONGEST_NAME = 300
 _BLOCKS = 5
 """Layers, or groups of layers that read the same, of one severity; the rest are counted."""
 _LINES = 4
@@ -151,6 +152,23 @@ def _about_file(group: list[Finding], report: Report, view: View) -> Iterator[st
     severity = first.severity.name.lower()
     yield f"{INDENT}{word(severity, view, 9) if counts else f'{severity:9}'}{lines[0].strip()}"
     yield from lines[1:]
+    if view.names:
+        yield from (f"{_TEXT}  {line}" for f in group for line in _names(f))
+
+
+def _names(finding: Finding) -> Iterator[str]:
+    """Yield each name that a message only counts, to be searched for."""
+    names = [
+        name
+        for kind in ("missing", "wrapped", "misshaped", "surplus")
+        for name in finding.measured.get(kind, ())
+    ]
+    if all(repr(name) in finding.message for name in names):
+        return
+    yield from (shorten(display(name), _LONGEST_NAME) for name in names)
+    rest = finding.measured.get("count", 0) - len(names)
+    if rest > 0:
+        yield f"and {rest:,} more"
 
 
 def _at(finding: Finding, file: str) -> str:

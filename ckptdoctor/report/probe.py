@@ -226,6 +226,8 @@ def _norms(report: ProbeReport, view: View) -> Iterator[str]:
                 f"; with batch statistics in {many(len(train.treated), 'BatchNorm')} only: "
                 f"{_agreement(train.healed)}"
             )
+        if train.pooled is not None:
+            text += f"; with statistics of other batches in all: {_agreement(train.pooled)}"
         yield from wrap(f"{text} (batches of {train.batch})", view, INDENT, INDENT)
 
 

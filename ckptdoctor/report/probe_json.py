@@ -44,6 +44,8 @@ def probe_json(report: ProbeReport) -> str:
         "data": _samples(report.samples),
         "notes": report.notes,
         "nonfinite_samples": report.bad,
+        "batchnorms": report.norms_of,
+        "batchnorms_given_nothing_finite": report.blind,
         "constant": report.constant,
         "first": _first(report.first),
         "frozen": report.frozen and report.frozen.layer,
@@ -53,6 +55,7 @@ def probe_json(report: ProbeReport) -> str:
             "agreement": _agreement(train.agreement),
             "treated": train.treated,
             "treated_agreement": _agreement(train.healed),
+            "pooled_agreement": _agreement(train.pooled),
         },
         "next": [command for command, _ in report.next],
     }
@@ -108,6 +111,7 @@ def _samples(samples: Samples | None) -> dict[str, Any] | None:
         "nonfinite": [asdict(sample) for sample in samples.nonfinite],
         "outliers": [asdict(sample) for sample in samples.outliers],
         "usual": samples.usual,
+        "alike": samples.alike,
     }
 
 

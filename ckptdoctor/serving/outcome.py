@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -19,12 +20,13 @@ __all__ = ["Grade", "Outcome", "not_checked", "weighed"]
 
 Grade = Literal["fit", "suspect", "unfit", "unchecked"]
 
-_LONGEST = 300
-"""Characters of a sentence in a line of a log."""
+_LONGEST, _ALSO = 300, 2
+"""Characters of a sentence in a line of a log, and sentences more about names."""
 _LAYERS, _LONGEST_NAME = 3, 60
 """Layers that it names, and characters of a name."""
-_TOLD_ELSEWHERE = (digests.KEY, "file-incomplete")
-"""Diagnoses that ``ckptdoctor inspect`` may not repeat: it has no other file to compare with."""
+_COVERAGE = ("file-incomplete", "file-surplus")
+"""Diagnoses that ``ckptdoctor inspect`` may not repeat: it knows no names to compare with."""
+_REPORT = "text=preflight.txt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +64,7 @@ def weighed(report: Report, terms: Terms) -> Outcome:
         return Outcome(report=report, grade=grade)
     level = Severity.ERROR if grade == "unfit" else Severity.WARNING
     reason, told = _reason(report, {at: f for at, f in counting if f.severity >= level})
-    following = _next(report, told)
+    following = _next(report, told, terms)
     another = told is not None and told.key == digests.KEY
     stopped = unsafe or another or (terms.limit is not None and worst >= terms.limit)
     if not stopped:
@@ -88,13 +90,21 @@ def _reason(report: Report, guilty: Mapping[int, Finding]) -> tuple[str, Diagnos
         title = first.title
         if first.key.startswith("file-"):  # what is wrong with the file, only its findings say
             title += ": " + next(guilty[at].message for at in first.findings if at in guilty)
+        title = _sentence(title) + (_also(first, report) if first.key in _COVERAGE else "")
         more = f"; {others} more {'diagnosis' if others == 1 else 'diagnoses'}" if others else ""
-        return _sentence(title) + _where(first) + more, first
+        return title + _where(first) + more, first
     if guilty:
         finding = next(iter(guilty.values()))
         layer = f"{finding.layer}: " if finding.layer else ""
         return _sentence(f"{layer}{finding.message}"), None
     return "loading it the usual way can run code, hang or exhaust memory", None
+
+
+def _also(diagnosis: Diagnosis, report: Report) -> str:
+    """Say what is surplus beside what is missing: it often is the same weight by another name."""
+    listed = [report.findings[at] for at in diagnosis.findings]
+    told = [f.message for f in listed if f.severity > Severity.NOTE][1 : 1 + _ALSO]
+    return "".join(f"; {_sentence(message)}" for message in told)
 
 
 def _where(diagnosis: Diagnosis) -> str:
@@ -111,14 +121,19 @@ def _sentence(text: str) -> str:
     return shorten(display(text), _LONGEST)
 
 
-def _next(report: Report, told: Diagnosis | None) -> str:
+def _next(report: Report, told: Diagnosis | None, terms: Terms) -> str:
     """Command that shows more: inspecting does, but not what only preflight is told."""
-    if told is not None and told.next and told.key in _TOLD_ELSEWHERE:
+    key = told.key if told is not None else ""
+    again, names = key in _COVERAGE, terms.expect_keys
+    words = ["ckptdoctor", "preflight", "--report", _REPORT] if again else ["ckptdoctor", "inspect"]
+    if again and isinstance(names, str | os.PathLike):
+        words += ["--expect-keys", os.fspath(names)]
+        names = None
+    if told is not None and (key == digests.KEY or (again and names is not None)):
         return display(told.next)
     wishes = report.wishes
-    words = ["ckptdoctor", "inspect"]
     for option, value, default in (
-        ("--purpose", wishes.purpose, "any"),
+        ("--purpose", wishes.purpose, "serve" if again else "any"),
         ("--weights", wishes.weights, "auto"),
         ("--cast-to", wishes.cast_to, ""),
         ("--config", wishes.settings, ""),

@@ -22,11 +22,11 @@ from ckptdoctor.errors import ModelError, UsageError
 from ckptdoctor.findings import Severity
 from ckptdoctor.live.data import read_data
 from ckptdoctor.live.subject import Statistics
-from ckptdoctor.probing.judge import disagrees
 from ckptdoctor.probing.norms import agreement
 from ckptdoctor.probing.probe import BATCH, SAMPLES, probe
 from ckptdoctor.probing.results import TrainMode
 from ckptdoctor.probing.samples import OUTLYING, look_at
+from ckptdoctor.probing.training import disagrees
 
 X = samples(64)
 

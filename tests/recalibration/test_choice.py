@@ -153,7 +153,9 @@ class TestSamples:
         x[64:, 0], x[65, 0] = np.nan, np.inf
         made = recalibrated(subject, [x], broken("bn1"), reach=reach)
         assert made.samples == 64
-        assert made.warnings == ("6 of 70 samples hold NaN or Inf and are left out.",)
+        assert made.warnings == (
+            "Left out 6 of 70 samples for NaN or Inf: numbers 64, 65, 66, 67, 68 and 1 more.",
+        )
         np.testing.assert_array_equal(made.statistics["bn1"], wanted.statistics["bn1"])
 
     def test_too_few_that_are_finite_are_refused(self):
@@ -200,6 +202,32 @@ class TestSamples:
         assert told == sorted(told)
         assert {total for _, total in told} == {256}
         assert told[-1][0] > 128
+
+
+class TestAgreement:
+    @pytest.mark.parametrize(("error", "refused"), [(0.99, False), (1.0, True)])
+    def test_what_agrees_with_nothing_is_refused(self, error, refused):
+        found = [
+            Candidate("none", Agreement(np.inf, None)),
+            Candidate("all", Agreement(error, None)),
+        ]
+        if refused:
+            with pytest.raises(UsageError, match="with no statistics does inference agree"):
+                choice._check_agreement("all", found)
+        else:
+            choice._check_agreement("all", found)
+        choice._check_agreement("none", [])
+
+    def test_outlier_among_the_samples_ruins_nothing(self):
+        subject, x = classifier(), samples(128)
+        scaled(subject, "bn1", np.nan)
+        clean = recalibrated(subject, [x], broken("bn1")).statistics["bn1"]
+        x[17] *= 1000
+        made = recalibrated(subject, [x], broken("bn1"))
+        assert made.warnings == (
+            "Left out 1 of 128 samples, over 10 times as large as usual: number 17.",
+        )
+        np.testing.assert_allclose(made.statistics["bn1"].var, clean.var, rtol=0.1)
 
 
 def test_outputs_that_are_not_finite_in_training_mode_are_refused():

@@ -219,7 +219,7 @@ class TestLimits:
         np.save("x.npy", x)
         outcome = repair()
         assert outcome.done
-        assert outcome.plan.warnings[0] == "1 of 128 samples hold NaN or Inf and are left out."
+        assert outcome.plan.warnings[0] == ("Left out 1 of 128 samples for NaN or Inf: number 7.")
         assert outcome.recalibration[1] == "127 samples of x.npy, 32 held back to compare on"
 
     def test_samples_that_are_all_alike_are_refused(self, ward):

@@ -1,0 +1,137 @@
+"""Inference mode against training mode: whether they agree, and whether the statistics are why not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+
+from ..live.batch_statistics import BatchStatistics
+from ..live.subject import Arrays, Statistics, Subject
+from ..tensors import Array
+from .feed import Feed
+from .norms import Agreement, Drift, agreement, drifts
+from .results import ProbeReport, TrainMode
+
+__all__ = ["AGREEING", "DIFFERENT", "closes", "disagrees", "treated", "with_norms"]
+
+AGREEING = 0.8
+"""Share of samples on which inference and training mode agree, in a healthy model 0.95 to 1."""
+DIFFERENT = 0.5
+"""Norm of the difference of the outputs over theirs, which has to be larger too: an untrained model
+has scores so near each other that the largest means little.  0 to 0.3 in healthy models, 0.84 and
+more in broken ones."""
+
+
+def treated(norms: Sequence[Drift], *, random: bool) -> tuple[str, ...]:
+    """BatchNorms that may explain why inference differs from training.
+
+    Random data fit no healthy statistics well: there only those that are far off count.
+    """
+    return tuple(d.layer for d in norms if d.far or (d.stale and not random))
+
+
+def disagrees(train: TrainMode | None) -> bool:
+    """Whether inference mode gives other answers than training mode, which gives finite ones."""
+    if train is None or not train.agreement.reference:
+        return False
+    found = train.agreement
+    if found.finite < found.reference:
+        return True
+    share = found.share
+    return found.difference > DIFFERENT and (share is None or share < AGREEING)
+
+
+def closes(found: Agreement | None, gap: Agreement) -> bool:
+    """Whether other statistics close half of the gap to training mode or more."""
+    if found is None:
+        return False
+    if found.share is not None and gap.share is not None:
+        return found.share >= (1 + gap.share) / 2
+    return found.difference <= min(gap.difference, 2.0) / 2
+
+
+def with_norms(
+    report: ProbeReport, feed: Feed, used: Array, outputs: Sequence[Arrays]
+) -> ProbeReport:
+    """Compare BatchNorms with the data, and inference mode with training mode."""
+    names = tuple(feed.subject.norms)
+    samples = report.samples
+    if not names:
+        return report
+    if samples is not None and samples.outliers:
+        # one sample far off outweighs all others in a variance
+        used = np.setdiff1d(used, [sample.index for sample in samples.outliers])
+        outputs = [feed.run(batch) for batch in feed.batches(used)]
+    trained, statistics = _in_training(feed, used, names)
+    norms = drifts(feed.subject, statistics)
+    blind = tuple(d.layer for d in norms if not d.values and d.layer in statistics.nonfinite)
+    alike = samples is not None and samples.alike
+    norms = tuple(d for d in norms if d.broken or (d.values and not alike))
+    report = replace(report, norms=norms, norms_of=len(names), blind=blind)
+    if alike:  # a variance of what does not differ is 0
+        return report
+    random = samples is not None and samples.kind == "random"
+    train = TrainMode(
+        agreement=agreement(_first_outputs(outputs, trained)),
+        treated=treated(norms, random=random),
+        batch=feed.data.batch or max(map(len, feed.batches(used)), default=0),
+    )
+    if train.treated and disagrees(train):
+        healed, _ = _in_training(feed, used, train.treated)
+        train = replace(train, healed=agreement(_first_outputs(healed, trained)))
+    if not random and disagrees(train) and not closes(train.healed, train.agreement):
+        train = replace(train, pooled=_crosswise(feed, used, names, trained))
+    return replace(report, train=train)
+
+
+def _first_outputs(
+    ours: Sequence[Arrays], theirs: Sequence[Arrays]
+) -> list[tuple[Array, Array]]:
+    return [(a[0], b[0]) for a, b in zip(ours, theirs, strict=True)]
+
+
+def _in_training(
+    feed: Feed, used: Array, names: Sequence[str]
+) -> tuple[list[Arrays], BatchStatistics]:
+    chosen = frozenset(names)
+    with BatchStatistics(feed.subject, names) as statistics:
+        outputs = [feed.run(batch, statistics, only=chosen) for batch in feed.batches(used)]
+    return outputs, statistics
+
+
+def _crosswise(
+    feed: Feed, used: Array, names: Sequence[str], trained: Sequence[Arrays]
+) -> Agreement | None:
+    """Compare training mode with inference by statistics that each half has of the other half.
+
+    What they were pooled from and what they are judged by must differ: statistics of one batch
+    agree with that batch whatever the model.  None for a single batch.
+    """
+    batches = list(feed.batches(used))
+    if len(batches) < 2:
+        return None
+    pairs: list[tuple[Array, Array]] = []
+    for learnt in (0, 1):
+        chosen = np.concatenate(batches[learnt::2])
+        _, found = _in_training(feed, chosen, names)
+        pools = {name: pool for name in names if (pool := found.pooled(name))[0]}
+        with _held(feed.subject, {name: pool[1] for name, pool in pools.items()}):
+            outputs = [feed.run(batch) for batch in batches[1 - learnt :: 2]]
+        pairs += _first_outputs(outputs, trained[1 - learnt :: 2])
+    return agreement(pairs)
+
+
+@contextmanager
+def _held(subject: Subject, statistics: Mapping[str, Statistics]) -> Iterator[None]:
+    """Give BatchNorms other statistics for the time being."""
+    own = {name: subject.statistics(name) for name in statistics}
+    try:
+        for name, values in statistics.items():
+            subject.set_statistics(name, values)
+        yield
+    finally:
+        for name, values in own.items():
+            subject.set_statistics(name, values)
