@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .probing.probe import probe
     from .probing.results import ProbeReport
     from .recalibration.choice import Recalibration
+    from .report import as_text
     from .results import Diagnosis, Exemption, Report, Summary, Verdict
     from .serving.cache import VerdictCache
     from .serving.gate import apreflight, preflight
@@ -80,6 +81,7 @@ __all__ = [
     "WriteError",
     "__version__",
     "apreflight",
+    "as_text",
     "diagnose_model",
     "diagnose_module",
     "guarded_save",
@@ -102,6 +104,7 @@ _HOMES = {
     "recalibration.choice": ("Recalibration",),
     "serving.cache": ("VerdictCache",),
     "serving.gate": ("apreflight", "preflight"),
+    "report": ("as_text",),
     "findings": ("Finding", "Severity"),
     "results": ("Diagnosis", "Exemption", "Report", "Summary", "Verdict"),
     "tensors": ("TensorInfo", "TensorTable"),

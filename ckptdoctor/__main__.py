@@ -20,7 +20,9 @@ def main() -> int:
         return _INTERRUPTED
     except ImportError as error:  # Python's own exit code for it would read as "findings"
         if "--debug" in sys.argv:
-            raise
+            import traceback  # noqa: PLC0415
+
+            traceback.print_exception(error)
         if sys.stderr is not None:
             hint = "install it again: pip install --force-reinstall ckptdoctor"
             sys.stderr.write(f"ckptdoctor: cannot start: {error}; {hint}\n")

@@ -194,6 +194,7 @@ def _probe(
     samples: Annotated[int, options.PROBE["samples"]] = 256,
     batch_size: Annotated[int, options.PROBE["batch_size"]] = 32,
     bisect: Annotated[bool, options.PROBE["bisect"]] = False,
+    precision: Annotated[str, options.PROBE["precision"]] = "float16,bfloat16",
     trust: Annotated[bool, options.REPAIR["trust"]] = False,
     layers: Annotated[options.Layers, options.PROBE["layers"]] = "near",
     format: Annotated[Format, options.FORMAT] = "text",
@@ -206,6 +207,7 @@ def _probe(
     given = {
         "weights_file": weights_file or "", "data": data, "samples": samples,
         "batch_size": batch_size, "bisect": bisect, "trust": trust,
+        "precisions": _types(precision),
     }  # fmt: skip
     return ProbeWish(
         model=model,
@@ -258,6 +260,11 @@ def _codes(texts: list[str] | None) -> tuple[str, ...] | None:
     return tuple(code.strip() for text in texts for code in text.split(","))
 
 
+def _types(text: str) -> tuple[str, ...]:
+    found = [word.strip() for word in text.split(",")]
+    return () if found == ["none"] else tuple(dict.fromkeys(found))
+
+
 def _number(text: str) -> tuple[str, float | int]:
     name, found, value = text.rpartition("=")
     for kind in (int, float):
@@ -276,7 +283,7 @@ def _destination(text: str) -> tuple[str, str]:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line and return its exit code; only with ``--debug`` can it raise."""
+    """Run the command line and return its exit code; ``--debug`` shows where an error is from."""
     try:
         wish = _parse(arguments)
         return _obey(wish)
@@ -291,9 +298,11 @@ def run(arguments: list[str]) -> int:
         return UNCHECKED
     except _MISUSE as error:
         return _misused(error)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (whatever crashed, nothing passes)
         if "--debug" in arguments:
-            raise
+            import traceback  # noqa: PLC0415
+
+            traceback.print_exception(error)
         return _unexpected(error)
 
 

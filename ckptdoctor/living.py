@@ -12,15 +12,17 @@ from .api import settings_from
 from .errors import UsageError
 from .examination import examined
 from .findings import Finding, Severity
+from .live.batches import gathered
+from .live.calling import is_keras, is_torch
 from .live.opening import subject_of
 from .live.subject import Statistics, Subject
-from .recalibration.choice import FEWEST, Reach, Recalibration, recalibrated
+from .recalibration.choice import Reach, Recalibration, recalibrated
 from .remedies import Orders, Patient
 from .remedies.ailments import BN_CODES, ailments_of
 from .results import CastTo, Diagnosis, Exemption, Purpose, Report, Wishes
 from .rules.base import Context
 from .selection import check_wishes
-from .tensors import Array, TensorTable
+from .tensors import TensorTable
 
 if TYPE_CHECKING:
     import os
@@ -104,6 +106,10 @@ def diagnose_model(
     """
     from .live.keras_table import model_table  # noqa: PLC0415
 
+    if not is_keras(model):
+        hint = "a torch.nn.Module is for diagnose_module" if is_torch(model) else ""
+        kind = type(model).__qualname__
+        raise UsageError(f"expected a keras.Model, found {kind:.100}", hint=hint)
     wishes = settings_from(config).wishes(
         purpose=purpose, select=select, ignore=ignore, tensors=tensors, cast_to=cast_to or "",
         thresholds=thresholds, exempt=exempt,
@@ -153,7 +159,7 @@ def recalibrate(
     >>> ckptdoctor.recalibrate(model, train_loader)  # doctest: +SKIP
     """
     subject = subject_of(model, "the given model")
-    inputs = _samples(batches, max(1, len(subject.inputs())))
+    inputs = gathered(batches, max(1, len(subject.inputs())))
     made = recalibrated(
         subject, inputs, _broken(subject), reach=reach, batch_size=batch_size, force=force
     )
@@ -202,34 +208,3 @@ def _broken(subject: Subject) -> dict[str, Statistics]:
             masks[norm.name] = Statistics(none, none.copy())
         getattr(masks[norm.name], part)[ailment.bad] = True
     return masks
-
-
-def _samples(batches: Iterable[Any], count: int) -> list[Array]:
-    """One array per input of the model."""
-    if hasattr(batches, "shape"):
-        return [_array(batches)]
-    columns: list[list[Array]] = [[] for _ in range(count)]
-    for batch in batches:
-        given = batch if isinstance(batch, tuple | list) else (batch,)
-        if isinstance(batch, Mapping):
-            given = tuple(batch.values())
-        if len(given) < count:
-            message = f"expected batches of {count} inputs, found one of {len(given)}"
-            raise UsageError(message)
-        for column, values in zip(columns, given, strict=False):
-            column.append(_array(values))
-    if not columns[0]:
-        raise UsageError(f"expected at least {FEWEST} samples, found none")
-    return [np.concatenate(column) for column in columns]
-
-
-def _array(values: Any) -> Array:
-    """Values of a tensor of any framework, on any device."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        if str(values.dtype) == "torch.bfloat16":
-            values = values.float()
-    found = np.asarray(values)
-    if found.dtype in (np.float64, np.float16):
-        return found.astype(np.float32)
-    return found

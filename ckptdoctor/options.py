@@ -121,9 +121,16 @@ Examples:
 
 
 def _option(
-    text: str, *names: str, metavar: str | None = None, default: bool | str = True, **more: Any
+    text: str,
+    *names: str,
+    metavar: str | None = None,
+    default: bool | str | None = None,
+    **more: Any,
 ) -> Any:
-    shown = metavar is None and default
+    """Make an option; a default in words stands for None, others are told where they are a choice."""
+    if isinstance(default, str):  # typer puts words in brackets of their own
+        text, default = f"{text}  [default: {default}]", False
+    shown = metavar is None if default is None else default
     return typer.Option(*names, help=text, metavar=metavar, show_default=shown, **more)
 
 
@@ -170,7 +177,9 @@ REPAIR: dict[str, Any] = {
     ),
     "dry_run": _option("Print the plan and write nothing.", "--dry-run", "-n"),
     "bn_reset": _option("Broken BatchNorm statistics to mean 0 and variance 1.", "--bn-reset"),
-    "bn_scope": _option("What to reset: broken channels, their whole layers, or everything."),
+    "bn_scope": _option(
+        "What to reset or recalibrate: broken channels, their whole layers, or everything."
+    ),
     "bn_silence": _option("Broken BatchNorm channels off: gamma and beta 0.", "--bn-silence"),
     "donor": _option(
         "An older or sibling checkpoint of the model to take values from.", metavar="FILE"
@@ -190,7 +199,7 @@ REPAIR: dict[str, Any] = {
         metavar="GLOB",
     ),
     "reinit": _option("Draw tensors anew, by their layer's own law or =LAW.", metavar="GLOB[=LAW]"),
-    "seed": _option("Of --reinit.", metavar="N"),
+    "seed": _option("Of --reinit.", metavar="N", default=True),
     "set": _option(
         "A new value for a number, such as a learning rate.", "--set", metavar="NAME=VALUE"
     ),
@@ -202,7 +211,7 @@ REPAIR: dict[str, Any] = {
     "receipt": _option("Store what was replaced, enough to put it back by hand.", metavar="FILE"),
 }
 PREFLIGHT: dict[str, Any] = {
-    "purpose": _option("What it is about to be used for.", default="serve"),
+    "purpose": _option("What it is about to be used for."),
     "expect_sha256": _option(
         "The SHA-256 it must have, or a file of them as sha256sum writes it.",
         metavar="HEX|FILE",
@@ -228,11 +237,20 @@ PROBE: dict[str, Any] = {
     ),
     "weights_file": _option("Checkpoint to take the weights from.", metavar="FILE"),
     "data": _option(
-        "Inputs: .npy, .npz, FILE.npz:NAME, random, or random:64x3,32,32.", metavar="DATA"
+        "Inputs: .npy, .npz, FILE.npz:NAME, random, or random:64x3,32,32.",
+        metavar="DATA",
+        default=True,
     ),
-    "samples": _option("How many samples to take of the data; 0 for all.", metavar="N"),
-    "batch_size": _option("How many samples to run together.", metavar="N"),
+    "samples": _option(
+        "How many samples to take of the data; 0 for all.", metavar="N", default=True
+    ),
+    "batch_size": _option("How many samples to run together.", metavar="N", default=True),
     "bisect": _option("Find the samples that break it.", "--bisect"),
+    "precision": _option(
+        "Narrower types to try on 32 of the samples: of float16 and bfloat16, or none.",
+        metavar="TYPES",
+        default=True,
+    ),
     "layers": _option("Rows to list: the neighbourhood of what is bad, all, or none."),
 }
 # Every command takes --config, --color and --quiet, so that a script need not know which heeds it.

@@ -33,7 +33,40 @@ __all__ = [
     "View",
     "Weights",
     "Wishes",
+    "counted",
+    "one_line",
 ]
+
+_LONGEST = 200
+"""Characters of a text in a ``repr``: names and messages come from files."""
+
+
+def one_line(text: str) -> str:
+    r"""Text of a file within one line of a ``repr``.
+
+    Examples
+    --------
+    >>> print(one_line("a\nb"), len(one_line("x" * 1000)))
+    a\nb 200
+    """
+    shown = repr(text)[1:-1]
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+
+
+def counted(*counts: int) -> str:
+    """Errors, warnings and notes in words; those there are.
+
+    Examples
+    --------
+    >>> counted(2, 0, 1), counted(0, 0, 0)
+    ('2 errors, 1 note', 'nothing found')
+    """
+    kinds = ("error", "warning", "note")
+    told = [
+        f"{n:,} {kind}{'' if n == 1 else 's'}" for n, kind in zip(counts, kinds, strict=False) if n
+    ]
+    return ", ".join(told) or "nothing found"
+
 
 Loading = Literal["safe", "unsafe"]
 Fitness = Literal["fit", "suspect", "unfit"]
@@ -297,6 +330,20 @@ class Report:
     judged: frozenset[str] | None = None
     error: ErrorInfo | None = None
     cached: bool = False
+
+    def __repr__(self) -> str:
+        """One line, for consoles and notebooks: `ckptdoctor.as_text` has the whole."""
+        name = f"<Report {one_line(self.file)}: "
+        if self.error is not None:
+            return f"{name}could not be checked: {one_line(self.error.message)}>"
+        told = []
+        if self.verdict is not None:
+            v = self.verdict
+            told.append(f"serve {v.serve}, resume {v.resume}, load {v.load}")
+        if self.summary is not None:
+            told.append(counted(self.summary.errors, self.summary.warnings, self.summary.notes))
+        told += [one_line(diagnosis.title) for diagnosis in self.diagnoses[:1]]
+        return f"{name}{'; '.join(told)}>"
 
     @property
     def worst(self) -> Severity | None:

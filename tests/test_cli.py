@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -212,9 +213,11 @@ class TestFailClosed:
         assert told["error"]["where"].startswith("examination.py:")
         assert told["verdict"] is None
 
-    def test_debug_shows_the_traceback(self, crash, sound):
-        with pytest.raises(ZeroDivisionError):
-            run(["inspect", sound, "--debug"])
+    def test_debug_shows_the_traceback_with_the_same_exit_code(self, crash, sound, capsys):
+        assert run(["inspect", sound, "--debug"]) == 3
+        err = capsys.readouterr().err
+        assert "Traceback (most recent call last)" in err
+        assert "ZeroDivisionError" in err
 
     def test_crash_of_a_rule_is_3_and_keeps_what_others_found(self, monkeypatch, sick, capsys):
         from ckptdoctor.rules import InfValues
@@ -445,6 +448,29 @@ class TestOutput:
         out = capsys.readouterr().out
         assert max(map(len, out.splitlines())) <= 80
         assert command == "formats" or f"  ckptdoctor {command or 'inspect'} " in out
+
+
+class TestDefaults:
+    @pytest.mark.parametrize(
+        ("command", "told"),
+        [
+            ("inspect", ["any", "auto", "file", "error", "text", "auto"]),
+            ("repair", ["channels", "0", "statistical", "text", "auto"]),
+            ("preflight", ["serve", "auto", "stat", "error", "text", "auto"]),
+            ("probe", ["random", "256", "32", "near", "text", "auto"]),
+        ],
+    )
+    def test_help_tells_each_in_the_same_way(self, command, told, capsys):
+        assert run([command, "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        found = re.findall(r"\[default: ([^\]]*)\]", text)
+        assert [word for word in found if word in told] == told
+        assert not any(word.startswith("(") for word in found)
+
+    def test_scope_is_that_of_both_ways_to_new_statistics(self, capsys):
+        assert run(["repair", "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "What to reset or recalibrate: broken channels" in text
 
 
 def pages():

@@ -8,7 +8,8 @@ from live.numpy_subject import classifier, samples
 
 import ckptdoctor
 from ckptdoctor.errors import UsageError
-from ckptdoctor.living import _samples, recalibrate
+from ckptdoctor.live.batches import gathered
+from ckptdoctor.living import recalibrate
 
 
 def broken(*names: str):
@@ -63,12 +64,12 @@ class TestBatches:
         ids=["array", "batches", "pairs", "lists", "mappings", "generator", "float64"],
     )
     def test_whatever_a_loader_gives_the_first_entry_is_the_input(self, batches):
-        (found,) = _samples(batches, 1)
+        (found,) = gathered(batches, 1)
         np.testing.assert_allclose(found, samples(8))
         assert found.dtype == np.float32
 
     def test_as_many_entries_as_the_model_has_inputs(self):
-        one, two = _samples([(samples(8), np.arange(8), np.zeros(8))] * 2, 2)
+        one, two = gathered([(samples(8), np.arange(8), np.zeros(8))] * 2, 2)
         assert (one.shape, two.tolist()) == ((16, 6), [*range(8), *range(8)])
 
     @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ class TestBatches:
     )
     def test_too_little_is_told(self, batches, count, message):
         with pytest.raises(UsageError, match=message):
-            _samples(batches, count)
+            gathered(batches, count)
 
 
 def test_diagnosis_of_a_live_model_names_no_command_for_files():
@@ -124,3 +125,16 @@ class TestTorch:
         assert net.training
         assert ckptdoctor.diagnose_module(net).verdict.serve == "fit"
         assert torch.isfinite(net.eval()(torch.from_numpy(samples(8)))).all()
+
+
+class TestSomethingElse:
+    def test_is_no_keras_model_in_one_line(self):
+        for thing, name in ((3, "int"), (object(), "object"), (None, "NoneType")):
+            with pytest.raises(UsageError, match=f"^expected a keras.Model, found {name}$"):
+                ckptdoctor.diagnose_model(thing)
+
+    @pytest.mark.oracle
+    def test_module_of_torch_is_sent_to_the_other_function(self):
+        torch = pytest.importorskip("torch")
+        with pytest.raises(UsageError, match=r"found Linear; a torch\.nn\.Module is for"):
+            ckptdoctor.diagnose_model(torch.nn.Linear(2, 2))

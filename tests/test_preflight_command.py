@@ -144,10 +144,15 @@ class TestExitCodes:
         assert found == code
         assert [line.split()[1] for line in lines] == list(paths)
 
-    def test_path_that_is_not_there_is_wrong_usage(self, call):
-        for path in ("gone.pt", "", "nul\0"):
-            with pytest.raises(UsageError, match="no such file or folder"):
-                call("fit.safetensors", path)
+    def test_path_that_is_not_there_is_wrong_usage_told_in_its_line(self, call):
+        for path in ("gone.pt", ""):
+            code, (fit, line), err = call("fit.safetensors", path)
+            assert (code, err) == (2, "")
+            assert fit.startswith("fit        fit.safetensors")
+            assert line.startswith("unchecked  ")
+        assert call("gone.pt", "page.pt")[0] == call("page.pt", "gone.pt")[0] == 3
+        code, (line,), _ = call("gone.pt", format="json")
+        assert (code, json.loads(line)["reason"]) == (2, "no such file")
 
     def test_option_that_does_not_fit_the_file_is_wrong_usage(self, call):
         code, (line,), _ = call("fit.safetensors", given={"weights": "ema"})
@@ -358,3 +363,75 @@ class TestCache:
         code, (line,), _ = call("fit.safetensors", expect_keys="names.txt")
         assert code == 1
         assert "more.weight" in line
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (None, "--expect-keys 'names.json': the names to expect cannot be read: No such file"),
+            ("[]", "--expect-keys 'names.json': expected names, found none"),
+            ("{", "--expect-keys 'names.json': the names to expect are no JSON"),
+        ],
+        ids=["absent", "empty", "broken"],
+    )
+    def test_names_that_cannot_be_read_stop_it_before_any_file(self, call, tmp_path, text, message):
+        if text is not None:
+            (tmp_path / "names.json").write_text(text)
+        with pytest.raises(UsageError, match=message):
+            call("fit.safetensors", expect_keys="names.json")
+
+    def test_line_names_what_is_surplus_beside_what_is_missing(self, call, tmp_path):
+        names = list(checkups.fit_state())
+        (tmp_path / "names.json").write_text(json.dumps([*names[1:], "more.weight"]))
+        _, (line,), _ = call("fit.safetensors", expect_keys="names.json")
+        assert line.endswith(
+            "The checkpoint is incomplete: 1 of the 20 weights that names.json expects is missing: "
+            "'more.weight'; 1 weight that names.json does not expect: 'conv1.weight'; next: "
+            "ckptdoctor preflight --report text=preflight.txt --expect-keys names.json "
+            "fit.safetensors"
+        )
+
+    def test_next_command_repeats_what_was_asked_and_its_report_has_every_name(
+        self, call, tmp_path
+    ):
+        gone = [f"gone{n}.{'x' * 9}" for n in range(20)]
+        (tmp_path / "names.txt").write_text("\n".join([*checkups.fit_state(), *gone]))
+        options = {"expect_keys": "names.txt", "given": {"purpose": "resume"}}
+        _, (line,), _ = call("fit.safetensors", **options)
+        assert line.endswith(
+            "next: ckptdoctor preflight --report text=preflight.txt --expect-keys names.txt "
+            "--purpose resume fit.safetensors"
+        )
+        call("fit.safetensors", reports=[("text", "preflight.txt")], **options)
+        lines = (tmp_path / "preflight.txt").read_text().splitlines()
+        assert [text.strip() for text in lines if text.startswith(" " * 13 + "gone")] == gone
+
+    def test_report_counts_names_beyond_the_limit_and_repeats_none_that_fit_the_message(
+        self, call, tmp_path
+    ):
+        names = list(checkups.fit_state())
+        for count, ends in ((1, []), (501, ["and 1 more"])):
+            gone = [f"gone.n{n}" for n in range(count)]
+            (tmp_path / "names.txt").write_text("\n".join([*names, *gone]))
+            call("fit.safetensors", expect_keys="names.txt", reports=[("text", "r.txt")])
+            lines = [text.strip() for text in (tmp_path / "r.txt").read_text().splitlines()]
+            assert [text for text in lines if text.startswith("and ")] == ends
+            assert ("gone.n0" in lines) is bool(ends)
+
+    def test_surplus_is_not_called_incomplete(self, call, tmp_path):
+        names = list(checkups.fit_state())
+        (tmp_path / "names.txt").write_text("\n".join(names[1:]))
+        code, (line,), _ = call("fit.safetensors", expect_keys="names.txt")
+        assert code == 0
+        assert "  The checkpoint holds more than is expected: 1 weight that names.txt does" in line
+
+    def test_other_names_and_shapes_are_not_called_incomplete(self, call, tmp_path):
+        state = checkups.fit_state()
+        (tmp_path / "names.txt").write_text("\n".join(f"net.{name}" for name in state))
+        _, (line,), _ = call("fit.safetensors", expect_keys="names.txt")
+        assert "  The weights have other names than the model's: 20 names lack the 'net.'" in line
+        checkups.save_safetensors(
+            tmp_path / "o.safetensors",
+            {name: value[:1] if value.ndim else value for name, value in state.items()},
+        )
+        _, (line,), _ = call("fit.safetensors", expect_keys="o.safetensors")
+        assert "  Weights have other shapes than the model's: " in line

@@ -148,13 +148,64 @@ def test_a_failure_in_json_is_json(capsys):
     )
 
 
-def test_quiet_is_a_line_for_each_error(capsys):
+def test_quiet_is_one_line_with_the_verdict(capsys):
     assert probe("--quiet") == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert all(line.startswith("model.py:build: error ") for line in lines)
-    assert len(lines) == 4
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("model.py:build: unfit: 4 errors: nonfinite-output: ")
     assert probe("--quiet", weights="sound.pt") == 0
-    assert capsys.readouterr().out == ""
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("model.py:build: fit: nothing found")
+
+
+@pytest.mark.parametrize(
+    ("text", "types"),
+    [
+        ("none", ["float32"]),
+        ("bfloat16", ["float32", "bfloat16"]),
+        ("float16,bfloat16,float16", ["float32", "float16", "bfloat16"]),
+    ],
+)
+def test_narrower_types_can_be_chosen(capsys, text, types):
+    probe("--precision", text, "--format", "json", weights="sound.pt")
+    found = json.loads(capsys.readouterr().out)["probe"]["types"]
+    assert [each["dtype"] for each in found] == types
+
+
+def test_a_typo_in_a_factory_is_met_with_the_name_that_was_meant(capsys):
+    assert run(["probe", "model.py:buidl", "--data", "batch.npy"]) == 2
+    assert "has no 'buidl'; did you mean 'build'?" in capsys.readouterr().err
+
+
+def test_debug_shows_where_a_models_error_is_from_and_keeps_the_exit_code(capsys):
+    assert run(["probe", "model.py:broken", "--debug"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_exploded_layer_that_does_no_harm_yet_is_told_with_what_the_file_says(folder, capsys):
+    subject = classifier()
+    subject.layers["bn1"].tensors["running_var"][3] *= np.float32(1e7)
+    tensors = {
+        f"{name}.{part}": value
+        for name, layer in subject.layers.items()
+        for part, value in layer.tensors.items()
+    }
+    save_torch(folder / "late.pt", tensors)
+    assert probe("--layers", "none", weights="late.pt") == 0
+    out = capsys.readouterr().out
+    assert "model   suspect" in out
+    assert re.search(r"the file +BN003 exploded-running-var: bn1\.running_var: ", out)
+    assert "ckptdoctor repair late.pt --recalibrate model.py:build --data batch.npy" in out
+
+
+def test_too_few_samples_to_recompute_statistics_from_are_told(folder, capsys):
+    np.save(folder / "few.npy", samples(15))
+    probe("--layers", "none", data="few.npy")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "recomputing statistics takes 16 samples or more, these are 15" in out
+    assert out.endswith("ckptdoctor inspect sick.pt")
+    np.save(folder / "enough.npy", samples(16))
+    probe("--layers", "none", data="enough.npy")
+    assert "--recalibrate model.py:build --data enough.npy" in capsys.readouterr().out
 
 
 def test_all_layers_can_be_listed(capsys):

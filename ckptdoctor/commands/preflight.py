@@ -210,8 +210,8 @@ def _check_names(file: str | None) -> None:
         try:
             read_expected(file)
         except UsageError as error:
-            message = f"--expect-keys: {error.message}"
-            raise UsageError(message, where=error.where, hint=error.hint) from None
+            message = f"--expect-keys {file!r:.200}: {error.message}"
+            raise UsageError(message, hint=error.hint) from None
 
 
 def _sums(file: str) -> Expected:

@@ -117,7 +117,9 @@ def _from_path(path: str) -> Expectation:
     if text is None:
         shapes = _of_checkpoint(path)
         if not shapes:
-            raise UsageError("expected a checkpoint with weights to take names from, found none", where=path)
+            raise UsageError(
+                "expected a checkpoint with weights to take names from, found none", where=path
+            )
         return Expectation(source=source, names=tuple(shapes), shapes=shapes, literal=True)
     if text.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"{", b"["):
         return _from_json(text, path, source)
@@ -139,12 +141,16 @@ def _text(path: str) -> bytes | None:
         size = os.stat(path).st_size  # noqa: PTH116
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "no name of a file"
-        raise UsageError(f"the names to expect cannot be read: {why}", where=path, hint=_HINT) from None
+        raise UsageError(
+            f"the names to expect cannot be read: {why}", where=path, hint=_HINT
+        ) from None
     if size > MAX_LIST:  # of text it would be more names than any checkpoint has
         return None
     head, why = read_limited(path, MAX_LIST)
     if head is None:
-        raise UsageError(f"the names to expect cannot be read: {why or 'no such file'}", where=path, hint=_HINT)
+        raise UsageError(
+            f"the names to expect cannot be read: {why or 'no such file'}", where=path, hint=_HINT
+        )
     if b"\0" in head[:4096]:
         return None
     try:

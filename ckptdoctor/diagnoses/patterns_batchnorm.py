@@ -58,7 +58,7 @@ def _bad_and_grown(case: Case) -> tuple[int, int]:
 
 
 def _exploded(grown: int) -> str:
-    return f" and exploded, still finite, in {_many(grown)}" if grown else ""
+    return f" and exploded, still finite, in {grown:,} more" if grown else ""
 
 
 def _var_nan_title(case: Case) -> str:

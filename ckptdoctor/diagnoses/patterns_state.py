@@ -41,7 +41,7 @@ def _number(case: Case) -> str:
 
 
 def _kinds(case: Case) -> set[str]:
-    """What is wrong with the names, as CK003 says to machines; notes do not count."""
+    """Kinds of what is wrong with the names, as CK003 says to machines; notes do not count."""
     kinds = ("missing", "wrapped", "misshaped", "surplus")
     return {
         next((kind for kind in kinds if kind in finding.measured), "missing")

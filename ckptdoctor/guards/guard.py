@@ -41,6 +41,8 @@ class Guard:
         The first bad step, as long as the model is bad.
     last_good
         The newest checkpoint that was accepted.
+    relative
+        Whether the user wrote a relative path, so that what is said has relative paths throughout.
     speaks
         Whether this process tells the user; in a distributed run one does.
     agree
@@ -59,6 +61,7 @@ class Guard:
         self.last_good: Good | None = None
         self.refused = False
         self.speaks = True
+        self.relative = False
         self.agree: Callable[[bool], bool] = _alone
         self._watch: Watch | None = None
         self._since = 0
@@ -167,7 +170,11 @@ class Guard:
         good = self.last_good
         if good is None or self.folder is None:
             return "no good checkpoint yet"
-        return f"last good: {self.folder / good.file} (step {good.step:,})"
+        path = self.folder / good.file
+        here = Path(os.path.realpath(os.curdir))
+        if self.relative and path.is_relative_to(here):
+            path = path.relative_to(here)
+        return f"last good: {path} (step {good.step:,})"
 
     def _point(self) -> None:
         """Write ``last_good.json``; training goes on without it."""

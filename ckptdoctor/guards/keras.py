@@ -59,6 +59,7 @@ class KerasGuard:
             ignore=ignore,
         )
         self.guard = Guard(terms, watch_every)
+        self.guard.relative = not Path(filepath).is_absolute()
         self._target = local_path(filepath)
         self._step = 0
         self._batch = -1

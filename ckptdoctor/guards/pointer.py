@@ -32,6 +32,8 @@ class Good:
 def last_good(folder: str | os.PathLike[str]) -> str | None:
     """Path of the newest checkpoint in a folder that a guard has found fit; None before the first.
 
+    Of a callback: what `guarded_save` writes is good at its own path, always, and is not noted here.
+
     Parameters
     ----------
     folder

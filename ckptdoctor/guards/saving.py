@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UncheckedCheckpointError, UnfitCheckpointError, UsageError
 from .drafts import check_saved, drafted, local_path, place, put_aside
@@ -46,6 +46,13 @@ class Saved:
     why: str
     aside: str
     reports: tuple[Report, ...]
+
+    def __repr__(self) -> str:
+        """One line; the reports have the rest."""
+        from ..results import one_line  # noqa: PLC0415
+
+        what = "kept" if self.kept else f"{self.answer}, not kept: {one_line(self.why)}"
+        return f"<Saved {one_line(self.path)}: {what}>"
 
     @property
     def kept(self) -> bool:
@@ -104,8 +111,12 @@ def guarded_save(
     WriteError
         If nothing was saved, or it cannot be put in place.
     UsageError
-        If a choice does not exist, or the path is not on this machine.
+        If ``save`` is no function, a choice does not exist, or the path is not on this machine.
     """
+    given: Any = save
+    if not callable(given):
+        message = f"expected a function that saves to the path it is given, found {given!r:.100}"
+        raise UsageError(message, hint="guarded_save(lambda path: torch.save(state, path), path)")
     if on_unfit not in ("warn", "raise"):
         raise UsageError(f"expected on_unfit to be warn or raise, found {on_unfit!r:.100}")
     terms = Terms(
@@ -196,5 +207,8 @@ def told(saved: Saved) -> str:
 
 def refusal(saved: Saved) -> UnfitCheckpointError | UncheckedCheckpointError:
     """Error for a save that was refused."""
+    from ..report.escape import display  # noqa: PLC0415
+
     cls = UnfitCheckpointError if saved.answer == "unfit" else UncheckedCheckpointError
-    return cls(told(saved).removeprefix(f"{saved.path} "), where=saved.path, report=saved.report)
+    why = told(saved).removeprefix(f"{display(saved.path)} ").removeprefix("is ")
+    return cls(why, where=display(saved.path), report=saved.report)

@@ -13,9 +13,10 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import CkptDoctorError, ModelError, UsageError
+from ..hints import suggestion
 from .naming import ModelName
 
-__all__ = ["EXTRAS", "made", "needs", "user_code"]
+__all__ = ["EXTRAS", "failure", "made", "needs", "user_code"]
 
 EXTRAS = {
     "torch": "torch",
@@ -58,7 +59,7 @@ def user_code(what: str, folder: str = "") -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         if error.name in EXTRAS:
-            raise needs(error.name, what) from error
+            raise needs(error.name, f"{what}: it") from error
         raise _told(what, error, folder) from error
     except (Exception, SystemExit) as error:
         raise _told(what, error, folder) from error
@@ -68,6 +69,49 @@ def _told(what: str, error: BaseException, folder: str) -> ModelError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0][:_REASON] if lines else "without a message"
     return ModelError(f"{what}: {type(error).__name__}: {reason}", where=_place(error, folder))
+
+
+_OF_DATA = (RuntimeError, ValueError, IndexError, AssertionError)
+"""What frameworks raise where shapes or types do not fit; code of the user's may raise them for
+that reason too."""
+
+
+def failure(error: UsageError, folder: str) -> UsageError | ModelError:
+    """Tell a model that fails of its own from one that does not take the data.
+
+    Parameters
+    ----------
+    error
+        What `Subject.run` raised; its cause is what the model raised.
+    folder
+        As for `user_code`.
+
+    Returns
+    -------
+    UsageError or ModelError
+        With the line of the user's that failed, where there is one.
+    """
+    cause = error.__cause__
+    place = _own_place(cause, folder) if cause is not None else ""
+    if not place or error.where:
+        return error
+    fits = isinstance(cause, _OF_DATA) and not isinstance(cause, NotImplementedError)
+    kind = UsageError if fits else ModelError
+    return kind(error.message, where=place, hint=error.hint)
+
+
+def _own_place(error: BaseException, folder: str) -> str:
+    """``file:line`` of the innermost frame that is neither ours, Python's nor a package's."""
+    own, trace = "", error.__traceback__
+    standard = str(Path(importlib.__file__ or "").parent.parent)
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        below = _is_below(file, folder) if folder else Path(file).is_file()
+        installed = "-packages" in file or file.startswith(standard)
+        if below and not installed and not _is_ours(file):
+            own = f"{file}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return own
 
 
 def _place(error: BaseException, folder: str) -> str:
@@ -172,7 +216,10 @@ def _attribute(module: ModuleType, name: ModelName) -> Any:
     for part in name.factory.split("."):
         if not hasattr(found, part):
             names = [key for key, value in vars(module).items() if _offered(key, value, module)]
-            hint = f"it has {', '.join(names[:6])}" if names else ""
+            hint = suggestion(part, names)
+            if names and not hint:
+                more = f" and {len(names) - 6:,} more" if len(names) > 6 else ""
+                hint = f"it has {', '.join(names[:6])}{more}"
             raise UsageError(f"has no {name.factory!r:.100}", where=name.place, hint=hint)
         found = getattr(found, part)
     return found

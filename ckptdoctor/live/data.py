@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import ReadError, UsageError
+from .batches import array_of
+from .inputs import in_memory, input_names
 from .random_data import Inputs, asks_for_random, random_samples, told
 
 if TYPE_CHECKING:
@@ -113,16 +115,21 @@ def _is_image(array: Array) -> bool:
     return array.dtype == np.uint8 and array.ndim >= 3
 
 
-def data_for(subject: Subject, data: Any) -> Data:
-    """Read the samples for a model, as `read_data` does.
+def data_for(subject: Subject, data: Any, limit: int = 0) -> Data:
+    """Read the samples for a model, as `read_data` does; tensors and loaders, too.
+
+    Of a loader no more than ``limit`` samples are asked for; 0 for all.
 
     What Keras models and exported programs say of their inputs is binding.  What a PyTorch module
     states, such as ``example_input_array``, is an example: other lengths fit it as well.
     """
-    inputs = subject.inputs()
+    inputs, names = subject.inputs(), input_names(subject)
     binding = subject.framework != "torch" or hasattr(subject, "program")
     drawn = isinstance(data, str) and asks_for_random(data)
-    found = read_data(data, inputs if binding or drawn else ())
+    if not isinstance(data, str | Data | np.ndarray | Mapping) and not hasattr(data, "__fspath__"):
+        count = len(inputs) if binding else len(names)
+        data = in_memory(data, count or len(inputs) or 1, limit)
+    found = read_data(data, inputs if binding or drawn else (), names=names)
     if not binding and [dtype for _, dtype in inputs] == ["float32"]:
         return _as_images(found)
     return found
@@ -176,7 +183,7 @@ def read_data(
     if isinstance(data, np.ndarray):
         return _checked((data,), "the given array", "memory", inputs)
     if isinstance(data, Mapping):
-        chosen = _chosen({str(key): np.asarray(v) for key, v in data.items()}, inputs, names, "")
+        chosen = _chosen({str(key): array_of(v) for key, v in data.items()}, inputs, names, "")
         return _checked(chosen, "the given arrays", "memory", inputs)
     if isinstance(data, Sequence) and not isinstance(data, str):
         return _checked(tuple(map(np.asarray, data)), "the given arrays", "memory", inputs)

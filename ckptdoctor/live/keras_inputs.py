@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from .keras_arrays import flatten
 
-__all__ = ["input_shapes", "packed_inputs"]
+__all__ = ["input_names", "input_shapes", "packed_inputs"]
 
 _NO_INPUTS = frozenset({"training", "mask", "return_attention_scores", "initial_state"})
 
@@ -24,6 +24,13 @@ def input_shapes(model: Any) -> list[tuple[tuple[int | None, ...], str]]:
     if shapes is None:
         return []
     return [((None, *shape[1:]), "float32") for shape in _shapes_in(shapes)]
+
+
+def input_names(model: Any) -> tuple[str, ...]:
+    """Names of the inputs, in the order of `input_shapes`; empty where the model has none."""
+    symbolic = _symbolic(model)
+    tensors = () if symbolic is None else tuple(flatten(symbolic))
+    return tuple(str(getattr(t, "name", "")).partition(":")[0] for t in tensors)
 
 
 def packed_inputs(model: Any, batch: Sequence[Any]) -> tuple[Any, ...]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from ..errors import CkptDoctorError, UnknownFormatError, UsageError
 
 if TYPE_CHECKING:
+    import ast
+
     from ..tensors import TensorTable
 
 __all__ = ["Kind", "ModelName", "parse_model"]
@@ -135,12 +137,31 @@ def _without_factory(text: str) -> UsageError:
     try:
         tree = ast.parse(Path(text).read_bytes())
         kinds = (ast.FunctionDef, ast.ClassDef)
-        names = [f"{text}:{node.name}" for node in tree.body if isinstance(node, kinds)]
+        found = [node for node in tree.body if isinstance(node, kinds)]
+        found = [node for node in found if _without_arguments(node)] or found
+        names = [f"{text}:{node.name}" for node in found]
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         names = []
     shown = [name for name in names if not name.rpartition(":")[2].startswith("_")][:4]
     hint = f"write {' or '.join(shown) if shown else f'{text}:NAME'}"
     return UsageError("expected the name of a factory behind the file", where=text, hint=hint)
+
+
+def _without_arguments(node: ast.FunctionDef | ast.ClassDef) -> bool:
+    """Whether it can be called with nothing, as far as its text shows; a class by its own init."""
+    import ast  # noqa: PLC0415
+
+    if isinstance(node, ast.FunctionDef):
+        needed, taken = node, 0
+    else:
+        own = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+        inits = [each for each in own if each.name == "__init__"]
+        if not inits:
+            return True  # what it inherits is not looked up
+        needed, taken = inits[0], 1
+    given = needed.args
+    positional = len(given.posonlyargs) + len(given.args) - len(given.defaults) - taken
+    return positional <= 0 and None not in given.kw_defaults
 
 
 def _kind_of(file: str) -> Kind:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,8 @@ def open_subject(
             raise UsageError(message, hint=hint)
         held = _held(name, trust=trust) if name.file else made(name)
         subject = subject_of(held, name.text)
-        opened = Opened(subject=subject, name=name, file=name.file, code=name.code)
+        code = name.code or (name.file if _runs_code(name) else "")
+        opened = Opened(subject=subject, name=name, file=name.file, code=code)
     if not weights_file:
         return opened
     loaded = fill(opened.subject, weights_file, which, sample)
@@ -156,11 +158,18 @@ def _held(name: ModelName, *, trust: bool) -> Any:
         return _keras_model(name.file, trust=trust)
     if name.kind == "pickled":
         return _unpickled(name.file, trust=trust)
+    if importlib.util.find_spec("torch") is None:
+        raise needs("torch", f"{name.file}: it")
     from . import torch_programs  # noqa: PLC0415
 
     if name.kind == "torchscript":
         return torch_programs.scripted_subject(name.file)
     return torch_programs.exported_subject(name.file)
+
+
+def _runs_code(name: ModelName) -> bool:
+    """Whether to load the file is to run what it says."""
+    return name.kind in ("pickled", "exported")
 
 
 def _danger(name: ModelName) -> str:
@@ -199,7 +208,7 @@ def _unpickled(file: str, *, trust: bool) -> Any:
     try:
         import torch  # noqa: PLC0415
     except ImportError:
-        raise needs("torch", file) from None
+        raise needs("torch", f"{file}: it") from None
     with user_code(f"{file} cannot be unpickled"):
         held = torch.load(file, map_location="cpu", weights_only=False)
     if isinstance(held, dict):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import ModelError
-from ..live.calling import user_code
+from ..errors import ModelError, UsageError
+from ..live.calling import failure, user_code
 from ..live.data import Data
 from ..live.subject import Arrays, Observer, Subject
 from ..tensors import Array
@@ -58,7 +58,10 @@ class Feed:
         """
         batch = self.data.filled(indices)
         with user_code("the model failed", self.folder):
-            outputs = self.subject.run(batch, observer, only=only, rounding=rounding)
+            try:
+                outputs = self.subject.run(batch, observer, only=only, rounding=rounding)
+            except UsageError as error:
+                raise failure(error, self.folder) from error
         if not any(array.size for array in outputs):
             raise ModelError("the model's outputs hold no floating-point numbers: nothing to judge")
         given, wanted = len(batch[0]), len(indices)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ..findings import Severity
-from .norms import EXPLODED, STALE, Drift
+from .norms import EXPLODED, OFF, STALE, Drift
 from .origin import listed
 from .precision import Precision
 from .results import FirstBad, ProbeReport, Samples, Sign, TrainMode
 from .training import closes, disagrees
 
 __all__ = ["signs"]
+
 
 def signs(report: ProbeReport) -> tuple[Sign, ...]:
     """Say what is wrong, errors first."""
@@ -134,8 +135,9 @@ def _about_norms(report: ProbeReport) -> Iterator[Sign]:
     if stale and disagrees(report.train) and not random:
         worst = max(stale, key=lambda d: d.score)
         message = (
-            f"the statistics of {_layers(len(stale))} are {STALE:.0f} times or more from those of "
-            f"the data; the farthest, {worst.layer}: {drift_in_words(worst)}"
+            f"the statistics of {_layers(len(stale))} do not fit the data: a variance is "
+            f"{STALE:.0f} times off, or a mean {OFF:.0f} standard deviation; the farthest, "
+            f"{worst.layer}: {drift_in_words(worst)}"
         )
         yield Sign(
             kind="stale-statistics",
@@ -167,7 +169,7 @@ def drift_in_words(drift: Drift) -> str:
     if drift.var is not None and drift.data_var is not None:
         (low, high), (data_low, data_high) = drift.var, drift.data_var
         parts.append(
-            f"running variance {low:.3g} to {high:.3g}, the data's {data_low:.3g} to {data_high:.3g}"
+            f"running variance {_reach(low, high)}, the data's {_reach(data_low, data_high)}"
         )
     if drift.ratio is not None:
         times = drift.ratio if drift.ratio >= 1 else 1 / drift.ratio
@@ -176,6 +178,11 @@ def drift_in_words(drift: Drift) -> str:
     if drift.distance is not None and drift.distance > 1:
         parts.append(f"mean {drift.distance:,.3g} standard deviations off")
     return "; ".join(parts)
+
+
+def _reach(low: float, high: float) -> str:
+    words = f"{low:.3g}", f"{high:.3g}"
+    return words[0] if words[0] == words[1] else " to ".join(words)
 
 
 def _about_training(report: ProbeReport) -> Iterator[Sign]:

@@ -52,11 +52,21 @@ def _cause(row: LayerRow, known: Known, norms: Sequence[Drift]) -> tuple[Origin,
     if overflow:
         return "overflow", overflow
     if not row.leaf:
-        return "code", "the layers inside it are fine: its own code makes them"
+        return "code", f"the layers inside it are fine: its own code makes them{_between(row)}"
     return "arithmetic", (
         "its weights and inputs are finite: its own arithmetic makes them "
         "(a division by 0, a root or logarithm of what is negative, Inf - Inf)"
     )
+
+
+def _between(row: LayerRow) -> str:
+    """Where in a layer's own code, by the layers inside it."""
+    before, after = row.between
+    if before and after:
+        return f", between {before} (finite) and {after} (which is given them)"
+    if after:
+        return f", before {after} (which is given them)"
+    return f", after {before} (finite)" if before else ""
 
 
 def _sick_tensors(layer: str, known: Known) -> Iterator[str]:

@@ -15,11 +15,11 @@ from ..live.data import Data, data_for
 from ..live.naming import parse_model
 from ..live.opening import Opened, open_subject
 from ..live.subject import Arrays, Subject
-from ..shell import quoted
 from ..tensors import Array
 from .bisect import Search, search_inference, search_training
 from .feed import Feed, bad_rows
 from .judge import signs
+from .next_steps import next_steps
 from .origin import first_bad, frozen_row
 from .precision import TYPES, Precision, in_precision, poisoned_in_training
 from .results import ProbeReport, Samples
@@ -35,6 +35,9 @@ BATCH = 32
 """Samples that are run together."""
 SAMPLES = 256
 """Samples that are taken of the data unless asked for more."""
+
+ROUNDED = 32
+"""Of those, samples that are run in narrower types too: rounding costs more than the model."""
 
 STEPS = ("opening", "weights", "inference mode", "training mode", *TYPES, "searching the samples")
 """What ``note`` is told, in this order."""
@@ -62,7 +65,8 @@ def probe(
         ``package.module:factory``, ``file.py:factory``, a file that holds a whole model, or a live
         model: a ``torch.nn.Module`` or a ``keras.Model``.
     data
-        A ``.npy`` or ``.npz`` file, ``random``, or arrays; see `ckptdoctor.live.data.read_data`.
+        A ``.npy`` or ``.npz`` file, ``random``, arrays, tensors, or a loader of batches; see
+        `ckptdoctor.live.data.read_data`.
     weights_file
         Checkpoint that the model takes its weights from.
     trust
@@ -74,7 +78,7 @@ def probe(
     batch_size
         How many to run together, where the model takes any number.
     precisions
-        Types to compare with float32, of ``float16`` and ``bfloat16``.
+        Types to compare with float32, of ``float16`` and ``bfloat16``, on 32 of the samples.
     note
         Called with what is being done.
 
@@ -95,8 +99,9 @@ def probe(
     note("opening")
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     held = os.fspath(weights_file) if weights_file else ""
-    opened, file, read = _opened(model, data, held, trust=trust)
-    told, found = look_at(read, 0 if bisect else samples)
+    limit = 0 if bisect else samples
+    opened, file, read = _opened(model, data, held, limit, trust=trust)
+    told, found = look_at(read, limit)
     used = found[:samples] if samples else found
     folder = str(Path(opened.code).parent) if opened.code.endswith(".py") else ""
     feed = Feed(opened.subject, read, batch_size, folder)
@@ -115,7 +120,7 @@ def probe(
             note("searching the samples")
             report = replace(report, searches=_searches(feed, found, precisions))
     report = replace(report, signs=signs(report))
-    return replace(report, next=_next(report))
+    return replace(report, next=next_steps(report, trust=trust))
 
 
 def _check(samples: int, batch_size: int, precisions: Sequence[str]) -> None:
@@ -134,14 +139,17 @@ def _unheard(_: str) -> None:
 
 
 def _opened(
-    model: Any, data: Any, weights_file: str, *, trust: bool
+    model: Any, data: Any, weights_file: str, limit: int, *, trust: bool
 ) -> tuple[Opened, File | None, Data]:
     """Make the model, inspect its file and read the data, the cheapest to fail first."""
     held = weights_file or (parse_model(model).file if isinstance(model, str) else "")
     file = file_report(held) if held else None
 
+    read: list[Data] = []  # a loader may give its batches once only
+
     def sample(subject: Subject) -> Sequence[Any]:
-        return data_for(subject, data).filled([0])
+        read.append(data_for(subject, data, limit))
+        return read[0].filled([0])
 
     opened = open_subject(
         model,
@@ -150,7 +158,7 @@ def _opened(
         trust=trust,
         sample=sample,
     )
-    return opened, file, data_for(opened.subject, data)
+    return opened, file, data_for(opened.subject, read[0] if read else data, limit)
 
 
 def _called(subject: Subject, model: Any) -> str:
@@ -193,6 +201,7 @@ def _run(
         constant=not bad and not (report.samples and report.samples.alike) and _constant(outputs),
         said=known.said,
         layers=known.layers,
+        tensors=known.names,
     )
     note("training mode")
     report = with_norms(report, feed, used, outputs)
@@ -201,20 +210,41 @@ def _run(
         first=first_bad(report.rows, known, report.norms),
         frozen=frozen_row(report.rows, report.norms, constant=report.constant),
     )
+    return _in_types(report, feed, used, precisions, note)
+
+
+def _in_types(
+    report: ProbeReport, feed: Feed, used: Array, precisions: Sequence[str], note: Note
+) -> ProbeReport:
+    """Run some of the samples in narrower types, and in float32 to compare them with."""
+    few = _few(report, used) if precisions else used
+    plain = [feed.run(batch) for batch in feed.batches(few)] if precisions else []
+    found: list[Precision] = []
     for dtype in precisions:
         note(dtype)
-        found = in_precision(feed, used, dtype, outputs)
-        found = replace(found, training=poisoned_in_training(feed, used, dtype))
-        report = replace(report, precisions=(*report.precisions, found))
+        rounded = in_precision(feed, few, dtype, plain)
+        found.append(replace(rounded, training=poisoned_in_training(feed, few, dtype)))
+    bad = sum(
+        int(bad_rows(outputs, len(batch)).sum())
+        for batch, outputs in zip(feed.batches(few), plain, strict=False)
+    )
     own = Precision(
         dtype="float32",
         first=report.first.row.layer if report.first else "",
         index=report.first.row.index if report.first else 0,
-        bad=bad,
-        samples=len(used),
+        bad=bad if precisions else report.bad,
+        samples=len(few),
         training=poisoned_in_training(feed, used, ""),
     )
-    return replace(report, precisions=(own, *report.precisions))
+    return replace(report, precisions=(own, *found))
+
+
+def _few(report: ProbeReport, used: Array) -> Array:
+    """Choose samples to run in narrower types: some from all over the data, and the outlying."""
+    step = -(-len(used) // ROUNDED)
+    far = report.samples.outliers if report.samples is not None else ()
+    known = np.array([sample.index for sample in far[:ROUNDED]], np.int64)
+    return np.union1d(used[::step], np.intersect1d(known, used))
 
 
 def _constant(outputs: Sequence[Arrays]) -> bool:
@@ -235,29 +265,3 @@ def _searches(feed: Feed, used: Array, precisions: Sequence[str]) -> tuple[Searc
                 continue
             found.append(search(feed, used, rounding))
     return tuple(search for search in found if not search.clean or " in " not in search.mode)
-
-
-def _next(report: ProbeReport) -> tuple[tuple[str, str], ...]:
-    """Commands that follow from what was found."""
-    if report.clean or report.samples is None:
-        return ()
-    sick = any(d.far for d in report.norms) or "stale-statistics" in {s.kind for s in report.signs}
-    norms = {drift.layer for drift in report.norms}
-    first = report.first
-    lost = first is not None and first.origin == "weights" and first.row.layer not in norms
-    if not report.file:
-        return ()
-    file = quoted(_plain(report.file))
-    if sick and not lost and report.samples.kind == "file":
-        command = (
-            f"ckptdoctor repair {file} --recalibrate {quoted(report.model)} "
-            f"--data {quoted(report.samples.source)}"
-        )
-        return ((command, "recomputes the broken statistics from these samples"),)
-    if lost or sick:
-        return ((f"ckptdoctor inspect {file}", "says what is lost and what can be had back"),)
-    return ()
-
-
-def _plain(file: str) -> str:
-    return f"./{file}" if file.startswith("-") else file

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..findings import Finding, Severity
+from ..results import counted, one_line
 from .bisect import Search
 from .norms import Agreement, Drift
 from .precision import Precision
@@ -187,6 +188,8 @@ class ProbeReport:
         Errors and warnings of the file, or of the live weights where there is no file.
     layers
         Layer of the model that a tensor of ``said`` belongs to.
+    tensors
+        What the model calls a tensor of ``said``.
     signs
         What is wrong, the worst first.
     notes
@@ -215,10 +218,21 @@ class ProbeReport:
     searches: tuple[Search, ...] = ()
     said: tuple[Finding, ...] = ()
     layers: Mapping[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, str] = field(default_factory=dict)
     signs: tuple[Sign, ...] = ()
     notes: tuple[str, ...] = ()
     next: tuple[tuple[str, str], ...] = ()
     error: ErrorInfo | None = None
+
+    def __repr__(self) -> str:
+        """One line, for consoles and notebooks: `ckptdoctor.as_text` has the whole."""
+        name = f"<ProbeReport {one_line(self.model)}: "
+        if self.error is not None:
+            return f"{name}could not be probed: {one_line(self.error.message)}>"
+        found = [sign.severity for sign in self.signs]
+        told = [counted(*map(found.count, reversed(Severity)))]
+        told += [one_line(sign.message) for sign in self.signs[:1]]
+        return f"{name}{'; '.join(told)}>"
 
     @property
     def clean(self) -> bool:

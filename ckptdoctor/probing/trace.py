@@ -47,6 +47,9 @@ class LayerRow:
     began
         Whether here values went bad: outputs are not finite, of inputs that are, and no layer
         inside it did it.
+    between
+        Where ``began``: the layer inside it that ended before that, and the one that was given the
+        bad values; empty where there is none.
     constant
         Whether it gives the same for every sample though its inputs differ.
     froze
@@ -64,6 +67,7 @@ class LayerRow:
     inputs: Span
     outputs: Span
     began: bool = False
+    between: tuple[str, str] = ("", "")
     constant: bool = False
     froze: bool = False
     saturated: float | None = None
@@ -83,6 +87,13 @@ class _Open:
     differ: bool | None
     inside: int = 0
     froze_inside: bool = False
+    ended: str = ""
+    between: tuple[str, str] | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Layers inside it between which values went bad, or the last one, and nothing."""
+        return self.between or (self.ended, "")
 
 
 @dataclass(slots=True)
@@ -128,6 +139,9 @@ class Trace:
                 outputs=Span(),
             )
             self._seen[key] = _Seen(row)
+        if self._open and span.badness > max(self._open[-1].inputs.badness, self._open[-1].inside):
+            around = self._open[-1]
+            around.between = around.between or (around.ended, call.layer)
         answers = [varies(array, self.samples) for array in inputs]
         differ = True if True in answers else False if False in answers else None
         self._open.append(_Open(key, span, differ))
@@ -156,11 +170,13 @@ class Trace:
             inputs=old.inputs.merged(opened.inputs),
             outputs=old.outputs.merged(span),
             began=old.began or began,
+            between=old.between if old.began or not began else opened.place,
         )
         if self._open:
             own = span.badness if worse else 0
             self._open[-1].inside = max(self._open[-1].inside, own, opened.inside)
             self._open[-1].froze_inside |= same or opened.froze_inside
+            self._open[-1].ended = opened.key[0]
 
     def rows(self) -> tuple[LayerRow, ...]:
         """Everything seen so far."""

@@ -87,9 +87,7 @@ def with_norms(
     return replace(report, train=train)
 
 
-def _first_outputs(
-    ours: Sequence[Arrays], theirs: Sequence[Arrays]
-) -> list[tuple[Array, Array]]:
+def _first_outputs(ours: Sequence[Arrays], theirs: Sequence[Arrays]) -> list[tuple[Array, Array]]:
     return [(a[0], b[0]) for a, b in zip(ours, theirs, strict=True)]
 
 

@@ -64,12 +64,15 @@ class Known:
         Errors and warnings: of the file where there is one, else of the live weights.
     layers
         Layer of the model, by tensor of ``said``.
+    names
+        What the model calls it, where the file has another name.
     """
 
     table: TensorTable
     stats: Mapping[str, TensorStats]
     said: tuple[Finding, ...] = ()
     layers: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def tensors_of(self, layer: str) -> list[str]:
         """Names of the tensors that a layer owns itself."""
@@ -98,7 +101,8 @@ def known_weights(opened: Opened, file: File | None) -> Known:
         for f in said
         if f.tensor in ours and ours[f.tensor] in table
     }
-    return Known(table=table, stats=measured.stats, said=said, layers=layers)
+    names = {f.tensor: ours[f.tensor] for f in said if f.tensor in layers}
+    return Known(table=table, stats=measured.stats, said=said, layers=layers, names=names)
 
 
 def _serious(report: Report) -> tuple[Finding, ...]:

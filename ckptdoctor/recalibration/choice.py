@@ -89,6 +89,15 @@ class Recalibration:
     held_back: int
     warnings: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        """One line: the statistics are thousands of numbers."""
+        count = len(self.statistics)
+        told = f"{count:,} BatchNorm{'' if count == 1 else 's'} from {self.samples:,} samples"
+        if self.warnings:
+            told += f"; {len(self.warnings)} warning{'' if len(self.warnings) == 1 else 's'}: "
+            told += self.warnings[0]
+        return f"<Recalibration {self.reach}: {told}>"
+
 
 Note = Callable[[int, int], None]
 """Called with samples done and samples in all."""

@@ -7,8 +7,10 @@ from functools import partial
 
 from ..findings import Finding, Severity
 from ..probing.norms import Agreement, Drift
+from ..probing.precision import Precision
 from ..probing.results import FirstBad, ProbeReport, Sign
 from ..probing.trace import LayerRow
+from ..probing.training import closes
 from ..probing.values import Span
 from ..results import View
 from .escape import display, shorten
@@ -25,24 +27,25 @@ _MESSAGE = 400
 
 
 def render(report: ProbeReport, view: View, layers: Layers = "near") -> str:
-    """Return the text; of a quiet view only what is wrong, a line each."""
+    """Return the text; of a quiet view one line."""
     if report.error is not None:
         hint = f"; {report.error.hint}" if report.error.hint else ""
         message = display(report.error.message + hint)
         return f"{display(report.model)}: could not be probed: {message}\n"
     if view.quiet:
-        return "".join(f"{line}\n" for line in _quiet(report, view))
+        return f"{_quiet(report, view)}\n"
     table = partial(layer_table, layers=layers)
     sections = (_head, _verdict, _first, _signs, _norms, table, _types, _next)
     texts = ["\n".join(section(report, view)) for section in sections]
     return "\n\n".join(text for text in texts if text) + "\n"
 
 
-def _quiet(report: ProbeReport, view: View) -> Iterator[str]:
-    for sign in report.signs:
-        if view.fail_on is not None and sign.severity >= view.fail_on:
-            severity = word(sign.severity.name.lower(), view)
-            yield f"{display(report.model)}: {severity} {sign.kind}: {_sentence(sign)}"
+def _quiet(report: ProbeReport, view: View) -> str:
+    """Verdict with the worst sign, in one line."""
+    verdict, reason = _judged(report)
+    worst = report.signs[0] if verdict != "fit" else None
+    tells = f": {worst.kind}: {_sentence(worst)}" if worst is not None else ""
+    return f"{display(report.model)}: {word(verdict, view)}: {reason}{tells}"
 
 
 def _head(report: ProbeReport, view: View) -> Iterator[str]:
@@ -56,7 +59,7 @@ def _head(report: ProbeReport, view: View) -> Iterator[str]:
     counts = [many(names, "layer")]
     if calls > names:
         counts.append(f"{calls:,} calls of them")
-    counts.append(many(len(report.norms), "BatchNorm"))
+    counts.append(_count_of_norms(report))
     if report.rows:
         yield from wrap(f"{report.framework}: {', '.join(counts)}", view, INDENT)
     samples = report.samples
@@ -73,18 +76,33 @@ def _head(report: ProbeReport, view: View) -> Iterator[str]:
         yield from wrap(display(note), view, INDENT, INDENT + "  ")
 
 
+def _count_of_norms(report: ProbeReport) -> str:
+    """How many BatchNorms there are, and why some were not compared."""
+    total, compared = max(report.norms_of, len(report.norms)), len(report.norms)
+    text = many(total, "BatchNorm")
+    if compared < total and compared:
+        text += f", {compared:,} of them compared"
+    blind = len([name for name in report.blind if name not in {d.layer for d in report.norms}])
+    return text + (f" ({blind:,} were given nothing finite)" if blind else "")
+
+
 def _range(span: Span) -> str:
     if not span.finite:
         return "none of them finite" if span.size else "none"
     return f"{span.low:.4g} to {span.high:.4g}"
 
 
-def _verdict(report: ProbeReport, view: View) -> Iterator[str]:
+def _judged(report: ProbeReport) -> tuple[str, str]:
+    """Verdict, and what it is from."""
     errors = [sign for sign in report.signs if sign.severity is Severity.ERROR]
     warnings = [sign for sign in report.signs if sign.severity is Severity.WARNING]
     verdict = "unfit" if errors else "suspect" if warnings else "fit"
     counts = [many(len(s), w) for s, w in ((errors, "error"), (warnings, "warning")) if s]
-    reason = " and ".join(counts) or "nothing found against what it makes of these samples"
+    return verdict, " and ".join(counts) or "nothing found against what it makes of these samples"
+
+
+def _verdict(report: ProbeReport, view: View) -> Iterator[str]:
+    verdict, reason = _judged(report)
     lines = wrap(reason, view, " " * 19)
     yield f"{INDENT}{'model':8}{word(verdict, view, 9)}{lines[0].strip()}"
     yield from lines[1:]
@@ -112,6 +130,9 @@ def _first(report: ProbeReport, view: View) -> Iterator[str]:
         yield from labelled("inputs", f"{_range(frozen.inputs)}, which differ", view, _LABEL)
         said = [f for f in report.said if report.layers.get(f.tensor) == frozen.layer]
         yield from _said(said, report, view)
+    else:
+        errors = [f for f in report.said if f.severity is Severity.ERROR]
+        yield from _said(errors, report, view, only_layer=False)
 
 
 def _how_fine(row: LayerRow) -> str:
@@ -137,11 +158,17 @@ def _title(row: LayerRow) -> str:
     return f"{layer_name(row.layer)} ({display(row.class_name)}{call})"
 
 
-def _said(findings: Sequence[Finding], report: ProbeReport, view: View) -> Iterator[str]:
+def _said(
+    findings: Sequence[Finding], report: ProbeReport, view: View, *, only_layer: bool = True
+) -> Iterator[str]:
+    """Say what the file says; of a tensor its last name, where the layer was named before."""
     label = "the file" if report.file else "weights"
     for finding in findings[:_SAID]:
-        leaf = finding.tensor[max(finding.tensor.rfind("."), finding.tensor.rfind("/")) + 1 :]
-        text = f"{finding.code} {finding.name}: {display(leaf)}: {display(finding.message)}"
+        name = report.tensors.get(finding.tensor, finding.tensor)
+        if only_layer:
+            name = name[max(name.rfind("."), name.rfind("/")) + 1 :]
+        about = f"{display(name)}: " if name else ""
+        text = f"{finding.code} {finding.name}: {about}{display(finding.message)}"
         yield from labelled(label, shorten(text, _MESSAGE), view, _LABEL)
     if len(findings) > _SAID:
         yield from labelled("", f"and {many(len(findings) - _SAID, 'more finding')}", view, _LABEL)
@@ -210,8 +237,11 @@ def _norms(report: ProbeReport, view: View) -> Iterator[str]:
     elif rest:
         worst = max(rest, key=lambda d: d.score)
         others = "the other " if far else ""
+        train = report.train
+        apart = train is not None and closes(train.pooled, train.agreement)
+        fit = "are each near the data" if apart else "fit the data"
         text = (
-            f"{others}{many(len(rest), 'BatchNorm')} fit the data: variances within a factor of "
+            f"{others}{many(len(rest), 'BatchNorm')} {fit}: variances within a factor of "
             f"{max(_factor(d) for d in rest):.3g}, means within "
             f"{max(d.distance or 0.0 for d in rest):.2g} standard deviations"
         )
@@ -294,7 +324,7 @@ def _types(report: ProbeReport, view: View) -> Iterator[str]:
                 f"{found.bad:,} of {found.samples:,}",
                 f"{alike.share:.1%}" if alike and known and alike.share is not None else "",
                 f"{alike.difference:.2g}" if alike and known else "",
-                shorten(layer_name(found.first), 36) if found.first else "-",
+                _leaves_in(found),
                 shorten(layer_name(found.training), 30) if found.training else "",
             ]
         )
@@ -309,6 +339,13 @@ def _types(report: ProbeReport, view: View) -> Iterator[str]:
         else:
             text += "beyond the end of float16, 65504"
         yield from wrap(text, view, INDENT, INDENT)
+
+
+def _leaves_in(found: Precision) -> str:
+    """Where values first leave the range of a type; the samples themselves may."""
+    if found.first:
+        return shorten(layer_name(found.first), 36)
+    return "the data" if found.bad and found.dtype != "float32" else "-"
 
 
 def _next(report: ProbeReport, view: View) -> Iterator[str]:

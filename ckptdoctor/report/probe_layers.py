@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from ..probing.results import ProbeReport
@@ -73,6 +73,8 @@ def chosen(report: ProbeReport) -> list[int]:
     far = {d.layer for d in report.norms if d.far}
     first = {id(r) for r in (report.first.row if report.first else None, report.frozen) if r}
     strong = [at for at, row in enumerate(rows) if id(row) in first]
+    if report.first is not None and report.first.origin == "code":
+        strong += _beside(rows, report.first.row)
     weak = [at for at, row in enumerate(rows) if row.layer in far or row.stuck or row.began]
     wanted = [*strong, *(at for at in weak if at not in strong)]
     if wanted and len(rows) <= _FEW:
@@ -80,6 +82,16 @@ def chosen(report: ProbeReport) -> list[int]:
     around = [(at, _AROUND) for at in strong] + [(at, 1) for at in wanted[len(strong) :][:_WEAK]]
     near = {row for at, by in around for row in range(at - by, at + by + 1) if 0 <= row < len(rows)}
     return sorted(near)
+
+
+def _beside(rows: Sequence[LayerRow], first: LayerRow) -> Iterator[int]:
+    """Layers between which the code of ``first`` made the values: the last fine, the first not."""
+    before, after = first.between
+    at = next((i for i, row in enumerate(rows) if row.layer == after and row.inputs.badness), None)
+    if at is not None:
+        yield at
+    ended = [i for i, row in enumerate(rows[:at]) if row.layer == before]
+    yield from ended[-1:]
 
 
 def _layer_row(row: LayerRow, report: ProbeReport) -> list[str]:
@@ -94,10 +106,17 @@ def _layer_row(row: LayerRow, report: ProbeReport) -> list[str]:
         number(out.low if out.finite else None),
         number(out.high if out.finite else None),
         number(out.mean_abs),
-        f"{out.zeros / out.size:.0%}" if out.zeros else "",
-        f"{out.nonfinite / out.size:.0%}" if out.nonfinite else "",
+        _share(out.zeros, out.size),
+        _share(out.nonfinite, out.size),
         ", ".join(_marks(row, report)),
     ]
+
+
+def _share(count: int, size: int) -> str:
+    """Share of some values, never 0 % where there are any."""
+    if not count:
+        return ""
+    return f"{count / size:.0%}" if count / size >= 0.005 else "<1%"
 
 
 def _marks(row: LayerRow, report: ProbeReport) -> Iterator[str]:

@@ -15,6 +15,9 @@ from .words import COLORS, INDENT, human_bytes, many, paint, word, wrap
 
 __all__ = ["human_bytes", "render"]
 
+LIVE = ("torch-module", "keras-live")
+"""Formats of models in memory: no command reads them."""
+
 
 def render(reports: Iterable[Report], view: View) -> Iterator[str]:
     """Yield the text in pieces, one report after the other, with a count at the end of several.
@@ -176,7 +179,7 @@ def _tensors(report: Report, view: View) -> Iterator[str]:
 def _next(report: Report, view: View) -> Iterator[str]:
     """Command that shows more, if there is more."""
     assert report.summary is not None
-    if view.tensors == "all" or not report.summary.tensors:
+    if view.tensors == "all" or not report.summary.tensors or report.format in LIVE:
         return
     yield ""
     again = command("ckptdoctor", "inspect", file=report.file, encoding=view.encoding)

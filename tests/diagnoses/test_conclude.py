@@ -79,6 +79,25 @@ class TestTelling:
         assert d.suspect == "bn2"
         assert d.severity is Severity.ERROR
 
+    @pytest.mark.parametrize(
+        ("part", "value", "told"),
+        [
+            ("mean", NAN, "BatchNorm statistics are NaN in 1 layer{}; every weight is sound"),
+            ("var", NAN, "BatchNorm variance is NaN beside a finite mean in 1 layer{}"),
+            ("var", INF, "BatchNorm variance is Inf in 1 layer{}: their channels are silent"),
+        ],
+    )
+    def test_titles_count_what_exploded_apart(self, part, value, told):
+        lost = {f"bn1_{part}": value}
+        bad = finding("BN001", f"bn1.running_{part}")
+        grown = [finding("BN003", f"bn{n}.running_var", Severity.WARNING) for n in (2, 3)]
+        for count, more in enumerate(
+            ("", *(f" and exploded, still finite, in {n} more" for n in (1, 2)))
+        ):
+            spoiled = {f"bn{n}_var": 5e4 for n in range(2, 2 + count)}
+            (d,) = concluded(bn(**lost, **spoiled), bad, *grown[:count])
+            assert d.title == told.format(more)
+
     def test_general_codes_in_special_places_are_the_same_illness(self):
         special = concluded(bn(bn3_mean=NAN), finding("BN001", "bn3.running_mean"))
         general = concluded(bn(bn3_mean=NAN), finding("NF001", "bn3.running_mean"))

@@ -106,7 +106,7 @@ def test_first_and_latest_of_the_unfit_are_kept_as_asked(path, keep, kept):
 
 
 def test_raising_carries_the_report_and_keeps_the_evidence(path):
-    with pytest.raises(UnfitCheckpointError, match=r"model\.pt: is unfit and was not kept: ") as e:
+    with pytest.raises(UnfitCheckpointError, match=r"model\.pt: unfit and was not kept: ") as e:
         guarded_save(saver(poisoned()), path, on_unfit="raise")
     assert e.value.report.verdict.serve == "unfit"
     assert names(path.parent) == ["unfit-model.pt"]
@@ -602,3 +602,21 @@ def test_disk_without_locks_on_folders_still_saves(path, monkeypatch):
 
     monkeypatch.setattr(os, "open", refusing)
     assert guarded_save(saver(good()), path).kept
+
+
+def test_what_is_no_function_is_said_in_one_line(path):
+    with pytest.raises(UsageError, match=r"expected a function that saves to the path .* 'x'"):
+        guarded_save("x", path)
+
+
+def test_function_whose_checkpoint_cannot_be_checked_is_refused_in_one_sentence(path):
+    expected = r"model\.pt: could not be checked and was not kept: a GGUF"
+    with pytest.raises(UncheckedCheckpointError, match=expected):
+        guarded_save(lambda p: Path(p).write_bytes(GGUF), path, on_unfit="raise")
+
+
+def test_refusal_escapes_the_path_and_tells_it_once(tmp_path):
+    with pytest.raises(UnfitCheckpointError) as caught:
+        guarded_save(saver(poisoned()), tmp_path / "a\n.pt", on_unfit="raise")
+    assert str(caught.value).startswith(f"{tmp_path}/a\\n.pt: unfit and was not kept: ")
+    assert str(caught.value).count("a\\n.pt") == 2  # unfit-a\n.pt

@@ -87,6 +87,14 @@ def test_poisoned_statistics_do_not_cost_the_good_checkpoint(tmp_path, caplog):
     assert np.isfinite(again.predict(np.ones((1, 4), np.float32), verbose=0)).all()
 
 
+def test_paths_are_told_as_they_were_given(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    Run(bad_batch=4).fit(guard("runs/m.weights.h5", save_weights_only=True, save_freq=2))
+    refused = [line for line in caplog.messages if " runs/m.weights.h5 is unfit" in line]
+    assert refused
+    assert all("; last good: runs/m.weights.h5 (step " in line for line in refused)
+
+
 def test_file_keeps_its_bytes_until_a_fit_one_comes(tmp_path):
     path = tmp_path / "model.weights.h5"
     run = Run()

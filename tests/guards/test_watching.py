@@ -152,6 +152,25 @@ class TestGuard:
         told = json.loads((tmp_path / "last_good.json").read_text())
         assert (told["step"], told["first_bad"]["step"]) == (1000, 1004)
 
+    @pytest.mark.parametrize(
+        ("place", "relative", "told"),
+        [("here/runs", True, "runs/m.pt"), ("here/runs", False, ""), ("", True, "")],
+        ids=["relative", "absolute", "elsewhere"],
+    )
+    def test_last_good_is_told_as_the_user_writes_paths(
+        self, tmp_path, gauge, caplog, monkeypatch, place, relative, told
+    ):
+        here = tmp_path / "here"
+        (here / "runs").mkdir(parents=True)
+        monkeypatch.chdir(here)
+        one = guard(folder := tmp_path / place, gauge)
+        one.relative = relative
+        one.settled(saved(folder), 1000)
+        poison(gauge, 1)
+        one.check(1001)
+        expected = told or folder / "m.pt"
+        assert caplog.messages[-1].endswith(f"; last good: {expected} (step 1,000)")
+
     def test_nothing_is_measured_once_it_is_bad(self, tmp_path, gauge):
         one = guard(tmp_path, gauge)
         poison(gauge, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import numpy as np
@@ -27,6 +28,8 @@ from ckptdoctor.probing.probe import BATCH, SAMPLES, probe
 from ckptdoctor.probing.results import TrainMode
 from ckptdoctor.probing.samples import OUTLYING, look_at
 from ckptdoctor.probing.training import disagrees
+from ckptdoctor.report.probe import render
+from ckptdoctor.results import View
 
 X = samples(64)
 
@@ -146,6 +149,33 @@ def test_code_between_layers_is_told_as_such():
     own = Own("own", Function("a", "Identity", lambda x: x))
     report = probe(NumpySubject(own), X)
     assert (report.first.row.layer, report.first.origin) == ("own", "code")
+    assert report.first.reason.endswith("its own code makes them, before a (which is given them)")
+
+
+def test_code_that_spoils_values_between_two_layers_is_told_by_both():
+    from live.numpy_subject import Layer
+
+    class Own(Layer):
+        def forward(self, run, *inputs):
+            first, second, third = self.children
+            x = run.call(second, run.call(first, inputs[0]))
+            return run.call(third, run.call(first, x / (x * 0)))
+
+    parts = [Function(name, "Identity", lambda x: x) for name in ("a", "b", "c")]
+    report = probe(NumpySubject(root=Own("", *parts)), X)
+    assert report.first.row.between == ("b", "a")
+    assert report.first.reason.endswith("between b (finite) and a (which is given them)")
+
+
+def test_code_that_spoils_values_at_the_end_is_told_by_the_layer_before():
+    from live.numpy_subject import Layer
+
+    class Own(Layer):
+        def forward(self, run, *inputs):
+            return run.call(self.children[0], inputs[0]) / 0
+
+    report = probe(NumpySubject(root=Own("", Function("a", "Identity", lambda x: x))), X)
+    assert report.first.reason.endswith("its own code makes them, after a (finite)")
 
 
 def test_nan_that_never_reaches_the_output_is_a_warning():
@@ -291,15 +321,96 @@ def test_a_disagreement_that_statistics_do_not_explain_is_a_note():
     class Odd:
         def __call__(self, run, x):
             out = forward(run, x)
-            fitted = abs(float(mix.tensors["running_var"].mean()) - self.var) < 1e-6
-            return out if fitted else -out
+            trains = np.allclose(mix.tensors["running_var"], x.var(0), rtol=1e-3)
+            return -out if trains else out
 
-    odd = Odd()
-    odd.var = float(mix.tensors["running_var"].mean())
-    mix.forward = odd
+    mix.forward = Odd()
     found = sign(probe(subject, X), "train-eval-disagreement")
     assert found.severity is Severity.NOTE
     assert not found.measured["explained"]
+
+
+def accumulating(shift: float, layers: int = 12) -> NumpySubject:
+    """A deep model whose statistics fit `X`, each mean then off by some standard deviations."""
+    parts = []
+    for at in range(layers):
+        parts += [Dense(f"fc{at}", 6, 6, at), BatchNorm(f"bn{at}", 6)]
+    subject = NumpySubject(*parts, Dense("head", 6, 4, 99))
+    fit(subject, samples(256))
+    for name in subject.norms:
+        held = subject.statistics(name)
+        subject.set_statistics(name, Statistics(held.mean + shift * held.var**0.5, held.var))
+    return subject
+
+
+def test_small_errors_of_all_statistics_that_add_up_are_an_error():
+    report = probe(accumulating(0.6), samples(256), precisions=())
+    assert not any(d.far or d.stale for d in report.norms)
+    assert kinds(report, Severity.ERROR) == ["train-eval-disagreement"]
+    found = sign(report, "train-eval-disagreement")
+    assert found.measured["explained"]
+    assert "with statistics pooled over these samples in all BatchNorms" in found.message
+    assert report.train.pooled.share > 0.9
+
+
+def test_small_errors_that_do_not_add_up_are_nothing():
+    report = probe(accumulating(0.0), samples(256), precisions=())
+    assert (kinds(report), report.train.pooled) == ([], None)
+
+
+def test_statistics_are_not_judged_by_the_one_batch_they_are_from():
+    report = probe(accumulating(0.6), samples(32), precisions=())
+    assert report.train.pooled is None
+    assert sign(report, "train-eval-disagreement").severity is Severity.NOTE
+    assert probe(accumulating(0.6), samples(33), precisions=()).train.pooled.samples == 33
+
+
+def test_the_statistics_are_as_they_were_after_pooling():
+    subject = accumulating(0.6)
+    before = {name: subject.statistics(name) for name in subject.norms}
+    assert probe(subject, samples(64), precisions=()).train.pooled is not None
+    for name, held in before.items():
+        np.testing.assert_array_equal(subject.statistics(name), held)
+
+
+@pytest.mark.parametrize("number", [2, 64])
+def test_samples_that_do_not_differ_accuse_nothing_but_themselves(number):
+    report = probe(classifier(), np.zeros((number, 6), np.float32))
+    assert kinds(report) == ["same-data"]
+    found = sign(report, "same-data")
+    assert found.severity is Severity.ERROR
+    assert found.message == f"the {number} samples do not differ: they tell nothing of the model"
+    assert (report.constant, report.norms, report.norms_of, report.train) == (False, (), 2, None)
+
+
+def test_samples_that_do_not_differ_still_show_what_is_broken():
+    report = probe(scaled(classifier(), "bn2", var=np.nan), np.zeros((8, 6), np.float32))
+    assert kinds(report, Severity.ERROR) == ["same-data", "nonfinite-output", "broken-statistics"]
+
+
+def test_one_sample_is_not_told_to_be_like_the_others():
+    assert "same-data" not in kinds(probe(classifier(), X[:1]))
+
+
+def test_batchnorms_below_nan_are_counted_as_not_compared():
+    subject = NumpySubject(
+        Dense("fc", 6, 6), BatchNorm("bn1", 6), Function("log", "Log", np.log), BatchNorm("bn2", 6)
+    )
+    report = probe(subject, X)
+    assert ([d.layer for d in report.norms], report.norms_of) == (["bn1"], 2)
+    assert report.blind == ("bn2",)
+    head = " ".join(render(report, View(width=100)).split("model  ")[0].split())
+    assert "2 BatchNorms, 1 of them compared (1 were given nothing finite)" in head
+
+
+def test_types_are_run_on_some_samples_and_on_those_far_off():
+    x = samples(256)
+    x[129] *= 1e6
+    report = probe(classifier(), x)
+    assert [p.samples for p in report.precisions] == [33, 33, 33]
+    assert report.precisions[1].bad == 1
+    assert "float16    1 of 33" in (text := render(report, View(width=120)))
+    assert re.search(r"^  float16 .* the data", text, re.MULTILINE)
 
 
 def test_training_mode_that_fails_too_is_told():
@@ -423,6 +534,31 @@ def test_a_model_that_fails_is_one_line():
 
     with pytest.raises(ModelError, match="the model failed: ZeroDivisionError: of my own"):
         probe(NumpySubject(Function("f", "F", fail)), X)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [(AttributeError, ModelError), (NotImplementedError, ModelError), (ValueError, UsageError)],
+)
+def test_a_line_of_the_users_that_fails_is_named(raised, kind):
+    def fail(_):
+        raise raised("mine")
+
+    subject = NumpySubject(Function("f", "F", fail))
+    run = subject.run
+
+    def as_frameworks_do(*args, **kwargs):
+        try:
+            return run(*args, **kwargs)
+        except raised as error:
+            raise UsageError("the model fails") from error
+
+    subject.run = as_frameworks_do
+    with pytest.raises(kind, match="the model fails") as caught:
+        probe(subject, X)
+    assert caught.type is kind
+    line = fail.__code__.co_firstlineno + 1
+    assert caught.value.where == f"{__file__}:{line}"
 
 
 def test_outputs_without_numbers_are_not_judged():

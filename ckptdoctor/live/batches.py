@@ -1,0 +1,83 @@
+"""Samples in memory, whatever holds them: tensors of any framework, and loaders that give batches."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..tensors import Array
+
+__all__ = ["array_of", "gathered"]
+
+
+def gathered(batches: Iterable[Any], count: int, limit: int = 0) -> list[Array]:
+    """One array per input of the model.
+
+    Parameters
+    ----------
+    batches
+        Batches as a loader gives them (of a tuple, list or mapping the first entries), or a tensor
+        of all samples.
+    count
+        Inputs of the model.
+    limit
+        No further batch is asked for once there are so many samples; 0 for all.
+
+    Raises
+    ------
+    UsageError
+        If a batch holds fewer inputs, batches do not go together, or there is none.
+    """
+    if hasattr(batches, "shape"):
+        return [array_of(batches)]
+    columns: list[list[Array]] = [[] for _ in range(count)]
+    samples = 0
+    for batch in batches:
+        given = batch if isinstance(batch, tuple | list) else (batch,)
+        if isinstance(batch, Mapping):
+            given = tuple(batch.values())
+        if len(given) < count:
+            message = f"expected batches of {count} inputs, found one of {len(given)}"
+            raise UsageError(message)
+        for column, values in zip(columns, given, strict=False):
+            column.append(array_of(values))
+        samples += len(columns[0][-1]) if columns[0][-1].ndim else 0
+        if limit and samples >= limit:
+            break
+    if not columns[0]:
+        raise UsageError("expected samples, found none")
+    try:
+        return [np.concatenate(column) for column in columns]
+    except ValueError:
+        shapes = dict.fromkeys(a.shape[1:] for column in columns for a in column)
+        listed = ", ".join(map(str, itertools.islice(shapes, 4)))
+        raise UsageError(f"the batches hold samples of different shapes: {listed}") from None
+
+
+def array_of(values: Any) -> Array:
+    """Values of a tensor of any framework, on any device.
+
+    Raises
+    ------
+    UsageError
+        If they are no numbers in an array.
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if str(values.dtype) == "torch.bfloat16":
+            values = values.float()
+    try:
+        found = np.asarray(values)
+    except Exception as error:  # noqa: BLE001  (any type may say in its own way that it is none)
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        message = f"expected an array of samples, found {type(values).__name__}: {reason}"
+        raise UsageError(message) from None
+    if found.dtype in (np.float64, np.float16):
+        return found.astype(np.float32)
+    return found
