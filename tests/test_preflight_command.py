@@ -322,9 +322,15 @@ class TestDigest:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("", "as sha256sum writes them, found none"),
-            ("12ab  m\n", "as sha256sum writes them, found '12ab  m'"),
-            (f"{'0' * 64}  a/m\n{'1' * 64}  b/m\n", "two files are named 'm'"),
+            ("", "SUMS: --expect-sha256: expected lines as sha256sum writes them, found none"),
+            (
+                "12ab  m\n",
+                "SUMS: --expect-sha256: expected lines as sha256sum writes them, found '12ab  m'",
+            ),
+            (
+                f"{'0' * 64}  a/m\n{'1' * 64}  b/m\n",
+                "SUMS: --expect-sha256: two files are named 'm'",
+            ),
         ],
         ids=["empty", "short", "twice"],
     )

@@ -227,11 +227,15 @@ def _sums(file: str) -> Expected:
     for line in filter(None, map(str.strip, text.splitlines())):
         match = _SUM.fullmatch(line)
         if match is None:
-            message = f"expected lines as sha256sum writes them, found {line!r:.100}"
+            message = (
+                f"--expect-sha256: expected lines as sha256sum writes them, found {line!r:.100}"
+            )
             raise UsageError(message, where=file)
         name = match[2].rpartition("/")[2]
         if found.setdefault(name, match[1].lower()) != match[1].lower():
-            raise UsageError(f"two files are named {name!r:.200}", where=file)
+            raise UsageError(f"--expect-sha256: two files are named {name!r:.200}", where=file)
     if not found:
-        raise UsageError("expected lines as sha256sum writes them, found none", where=file)
+        raise UsageError(
+            "--expect-sha256: expected lines as sha256sum writes them, found none", where=file
+        )
     return found

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..live.batch_statistics import BatchStatistics
 from ..live.subject import Arrays, Statistics, Subject
+from ..recalibration.choice import FEWEST
 from ..tensors import Array
 from .feed import Feed
 from .norms import Agreement, Drift, agreement, drifts
@@ -106,10 +107,11 @@ def _crosswise(
     """Compare training mode with inference by statistics that each half has of the other half.
 
     What they were pooled from and what they are judged by must differ: statistics of one batch
-    agree with that batch whatever the model.  None for a single batch.
+    agree with that batch whatever the model.  None for a single batch, and where a half would have
+    fewer samples than statistics are recomputed from.
     """
     batches = list(feed.batches(used))
-    if len(batches) < 2:
+    if len(batches) < 2 or len(used) < 2 * FEWEST:
         return None
     pairs: list[tuple[Array, Array]] = []
     for learnt in (0, 1):

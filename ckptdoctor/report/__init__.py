@@ -46,7 +46,8 @@ def as_text(result: Report | ProbeReport | Outcome, *, width: int = 100) -> str:
     Examples
     --------
     >>> from ckptdoctor.results import ErrorInfo
-    >>> print(as_text(Report(file="m.pt", error=ErrorInfo(type="FormatError", message="empty"))))
+    >>> error = ErrorInfo(type="FormatError", message="empty", where="m.pt")
+    >>> print(as_text(Report(file="m.pt", error=error)))
     m.pt
       could not be checked
       empty

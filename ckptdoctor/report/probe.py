@@ -7,7 +7,6 @@ from functools import partial
 
 from ..findings import Finding, Severity
 from ..probing.norms import Agreement, Drift
-from ..probing.precision import Precision
 from ..probing.results import FirstBad, ProbeReport, Sign
 from ..probing.trace import LayerRow
 from ..probing.training import closes
@@ -16,7 +15,8 @@ from ..results import View
 from .escape import display, shorten
 from .grid import Column, grid
 from .probe_layers import Layers, layer_name, layer_table
-from .words import INDENT, labelled, many, paint, word, wrap
+from .probe_types import types_table
+from .words import INDENT, labelled, many, paint, prose, word
 
 __all__ = ["render"]
 
@@ -35,7 +35,7 @@ def render(report: ProbeReport, view: View, layers: Layers = "near") -> str:
     if view.quiet:
         return f"{_quiet(report, view)}\n"
     table = partial(layer_table, layers=layers)
-    sections = (_head, _verdict, _first, _signs, _norms, table, _types, _next)
+    sections = (_head, _verdict, _first, _signs, _norms, table, types_table, _next)
     texts = ["\n".join(section(report, view)) for section in sections]
     return "\n\n".join(text for text in texts if text) + "\n"
 
@@ -52,7 +52,7 @@ def _head(report: ProbeReport, view: View) -> Iterator[str]:
     title = display(report.model)
     if report.file and report.file != report.model:
         title += f" with the weights of {display(report.file)}"
-    first, *rest = wrap(title, view, "", INDENT)
+    first, *rest = prose(title, view, "", INDENT)
     yield paint(first, "1", view)
     yield from (paint(line, "1", view) for line in rest)
     calls, names = len(report.rows), len({row.layer for row in report.rows})
@@ -61,7 +61,7 @@ def _head(report: ProbeReport, view: View) -> Iterator[str]:
         counts.append(f"{calls:,} calls of them")
     counts.append(_count_of_norms(report))
     if report.rows:
-        yield from wrap(f"{report.framework}: {', '.join(counts)}", view, INDENT)
+        yield from prose(f"{report.framework}: {', '.join(counts)}", view, INDENT)
     samples = report.samples
     if samples is not None:
         shapes = ", ".join(
@@ -71,9 +71,9 @@ def _head(report: ProbeReport, view: View) -> Iterator[str]:
         of = "" if samples.used == samples.total else f" of {samples.total:,}"
         number_ = f"{samples.used:,}{of} {'sample' if samples.total == 1 else 'samples'}"
         text = f"data: {display(samples.source)}, {number_} of {shapes}, {_range(samples.span)}"
-        yield from wrap(text, view, INDENT, INDENT + "  ")
+        yield from prose(text, view, INDENT, INDENT + "  ")
     for note in report.notes:
-        yield from wrap(display(note), view, INDENT, INDENT + "  ")
+        yield from prose(display(note), view, INDENT, INDENT + "  ")
 
 
 def _count_of_norms(report: ProbeReport) -> str:
@@ -103,7 +103,7 @@ def _judged(report: ProbeReport) -> tuple[str, str]:
 
 def _verdict(report: ProbeReport, view: View) -> Iterator[str]:
     verdict, reason = _judged(report)
-    lines = wrap(reason, view, " " * 19)
+    lines = prose(reason, view, " " * 19)
     yield f"{INDENT}{'model':8}{word(verdict, view, 9)}{lines[0].strip()}"
     yield from lines[1:]
 
@@ -233,7 +233,7 @@ def _norms(report: ProbeReport, view: View) -> Iterator[str]:
     if rest and random:
         others = "other " if far else ""
         text = f"{others}statistics cannot be judged by random data"
-        yield from wrap(text, view, INDENT, INDENT)
+        yield from prose(text, view, INDENT, INDENT)
     elif rest:
         worst = max(rest, key=lambda d: d.score)
         others = "the other " if far else ""
@@ -247,7 +247,7 @@ def _norms(report: ProbeReport, view: View) -> Iterator[str]:
         )
         if not far:
             text += f" (the farthest: {layer_name(worst.layer)})"
-        yield from wrap(text, view, INDENT, INDENT)
+        yield from prose(text, view, INDENT, INDENT)
     train = report.train
     if train is not None and (far or not random):
         text = f"inference and training mode: {_agreement(train.agreement)}"
@@ -258,7 +258,7 @@ def _norms(report: ProbeReport, view: View) -> Iterator[str]:
             )
         if train.pooled is not None:
             text += f"; with statistics of other batches in all: {_agreement(train.pooled)}"
-        yield from wrap(f"{text} (batches of {train.batch})", view, INDENT, INDENT)
+        yield from prose(f"{text} (batches of {train.batch})", view, INDENT, INDENT)
 
 
 def _factor(drift: Drift) -> float:
@@ -293,59 +293,6 @@ def _agreement(found: Agreement) -> str:
     if found.share is not None:
         return f"same answer for {found.same:,} of {found.samples:,} samples, {difference}"
     return difference
-
-
-# Types, and what is next.
-
-_TYPE_COLUMNS = (
-    Column("type", right=False),
-    Column("not finite"),
-    Column("same answer", 1),
-    Column("difference", 1),
-    Column("leaves the range in", 0, right=False),
-    Column("training spoils", 2, right=False),
-)
-
-
-def _types(report: ProbeReport, view: View) -> Iterator[str]:
-    if len(report.precisions) < 2:
-        return
-    if len({(p.first, p.bad, p.training) for p in report.precisions}) == 1 and report.bad:
-        names = " and ".join(p.dtype for p in report.precisions[1:])
-        yield from wrap(f"{names}: as in float32", view, INDENT)
-        return
-    rows = []
-    for found in report.precisions:
-        alike = found.agreement
-        known = alike is not None and alike.reference > 0
-        rows.append(
-            [
-                found.dtype,
-                f"{found.bad:,} of {found.samples:,}",
-                f"{alike.share:.1%}" if alike and known and alike.share is not None else "",
-                f"{alike.difference:.2g}" if alike and known else "",
-                _leaves_in(found),
-                shorten(layer_name(found.training), 30) if found.training else "",
-            ]
-        )
-    yield from (INDENT + line for line in grid(_TYPE_COLUMNS, rows, view.width - len(INDENT)))
-    top = max(report.rows, key=lambda row: row.outputs.largest, default=None)
-    if top is not None and top.outputs.largest:
-        largest = top.outputs.largest
-        text = f"largest value {largest:.4g} in {layer_name(top.layer)}: "
-        left = 65504 / largest
-        if left >= 1:
-            text += f"float16 ends at 65504, {left:,.3g} times that"
-        else:
-            text += "beyond the end of float16, 65504"
-        yield from wrap(text, view, INDENT, INDENT)
-
-
-def _leaves_in(found: Precision) -> str:
-    """Where values first leave the range of a type; the samples themselves may."""
-    if found.first:
-        return shorten(layer_name(found.first), 36)
-    return "the data" if found.bad and found.dtype != "float32" else "-"
 
 
 def _next(report: ProbeReport, view: View) -> Iterator[str]:

@@ -10,7 +10,7 @@ from ..probing.trace import LayerRow
 from ..results import View
 from .escape import display, shorten
 from .grid import Column, grid, number
-from .words import INDENT, many, wrap
+from .words import INDENT, many, prose
 
 __all__ = ["Layers", "chosen", "layer_name", "layer_table"]
 
@@ -51,7 +51,7 @@ def layer_table(report: ProbeReport, view: View, layers: Layers) -> Iterator[str
         top = max(rows, key=lambda row: row.outputs.largest)
         text = f"largest value {top.outputs.largest:.4g}, in {layer_name(top.layer)}"
         again = "; every layer: --layers all"
-        yield from wrap(f"{many(len(rows), 'call')}: {text}{again}", view, INDENT, INDENT)
+        yield from prose(f"{many(len(rows), 'call')}: {text}{again}", view, INDENT, INDENT)
         return
     lines: list[list[str]] = []
     before = -1

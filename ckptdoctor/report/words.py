@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ..results import View
 
-__all__ = ["COLORS", "INDENT", "human_bytes", "labelled", "many", "paint", "word", "wrap"]
+__all__ = ["COLORS", "INDENT", "human_bytes", "labelled", "many", "paint", "prose", "word", "wrap"]
 
 COLORS = {
     "error": "31;1", "unfit": "31;1", "unsafe": "31;1", "warning": "33;1", "suspect": "33;1",
@@ -31,10 +31,15 @@ _READABLE = 110
 """Columns that prose takes at most: longer lines are hard to follow."""
 
 
+def prose(text: str, view: View, indent: str, hanging: str = "") -> list[str]:
+    """Lines of a text no wider than the view, nor than what is easy to read."""
+    return wrap(text, replace(view, width=min(view.width, _READABLE)), indent, hanging)
+
+
 def labelled(label: str, text: str, view: View, width: int, color: str = "label") -> list[str]:
     """Lines of a text beside a label that takes ``width`` columns, painted."""
     room = " " * (len(INDENT) + width)
-    first, *rest = wrap(text, replace(view, width=min(view.width, _READABLE)), room)
+    first, *rest = prose(text, view, room)
     painted = paint(label, COLORS[color], view) if label else ""
     return [INDENT + painted + " " * (width - len(label)) + first.strip(), *rest]
 

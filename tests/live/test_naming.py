@@ -51,6 +51,27 @@ def test_a_script_without_a_factory_is_told_what_it_defines(script):
     assert "_hidden" not in str(caught.value)
 
 
+def test_factories_that_take_no_arguments_are_offered_before_others(script):
+    script.write_text(
+        "class Block:\n    def __init__(self, wide): ...\n"
+        "class Keyword:\n    def __init__(self, *, wide): ...\n"
+        "class Net:\n    def __init__(self, wide=3, *, deep=2): ...\n"
+        "def sized(number): ...\n"
+        "def build(number=10): ...\n"
+        "class Plain: ...\n"
+    )
+    with pytest.raises(UsageError) as caught:
+        parse_model(str(script))
+    names = [word.rpartition(":")[2] for word in caught.value.hint.split() if ":" in word]
+    assert names == ["Net", "build", "Plain"]
+
+
+def test_factories_with_arguments_are_offered_where_there_are_no_others(script):
+    script.write_text("def sized(number): ...\n")
+    with pytest.raises(UsageError, match=r"net\.py:sized$"):
+        parse_model(str(script))
+
+
 @pytest.mark.parametrize("text", ["def broken(:", "", "\0"])
 def test_a_script_that_defines_nothing_is_told_the_form(script, text):
     script.write_text(text)

@@ -153,6 +153,30 @@ def test_a_framework_that_is_missing_is_told_with_its_extra(package, extra):
     assert needs("else", "it").hint == ""
 
 
+def test_a_script_whose_framework_is_missing_is_one_sentence(script):
+    path = script("raise ModuleNotFoundError(name='torch')")
+    with pytest.raises(UsageError) as caught:
+        open_subject(f"{path}:build")
+    assert caught.value.message == (
+        f"{path} cannot be imported: it needs torch, which is not installed"
+    )
+
+
+@pytest.mark.parametrize("trust", [False, True])
+def test_a_file_whose_framework_is_missing_is_named(tmp_path, monkeypatch, trust):
+    import importlib.util
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else found(name)
+    )
+    with zipfile.ZipFile(tmp_path / "m.pt2", "w") as archive:
+        archive.writestr("m/models/model.json", "{}")
+    message = "m.pt2: it needs torch, which" if trust else "m.pt2: is not loaded"
+    with pytest.raises(UsageError, match=message):
+        open_subject(str(tmp_path / "m.pt2"), trust=trust)
+
+
 def test_a_module_that_is_not_there_is_wrong_usage():
     with pytest.raises(UsageError, match="no module named 'nothing_like_this'"):
         open_subject("nothing_like_this.models:build")
@@ -162,6 +186,18 @@ def test_an_attribute_that_is_not_there_is_told_with_those_there_are(script):
     path = script("def build(): ...\ndef _hidden(): ...\nimport json\n")
     with pytest.raises(UsageError, match=r"has no 'made'; it has build$"):
         open_subject(f"{path}:made")
+
+
+def test_attributes_beyond_six_are_counted(script):
+    path = script("\n".join(f"def make{at}(): ..." for at in range(8)))
+    with pytest.raises(UsageError, match=r"it has make0, .*, make5 and 2 more$"):
+        open_subject(f"{path}:zzz")
+
+
+def test_an_attribute_that_was_meant_is_suggested(script):
+    path = script("def build(): ...\ndef other(): ...\n")
+    with pytest.raises(UsageError, match=r"has no 'buidl'; did you mean 'build'\?$"):
+        open_subject(f"{path}:buidl")
 
 
 def test_a_factory_that_takes_arguments_is_not_called(script):

@@ -19,6 +19,22 @@ pytestmark = [
 ]
 
 X = np.random.default_rng(3).normal(0.2, 1, (64, 3, 8, 8)).astype(np.float32)
+OWN = """
+    import torch
+    from torch import nn
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(6, 4)
+
+        def forward(self, image, extra):
+            return self.fc(image) + self.fc.missing(extra)
+
+    class Two(Own):
+        def forward(self, image, extra):
+            return self.fc(image) + self.fc(extra)
+"""
 CODE = """
     import torch
     from torch import nn
@@ -237,3 +253,52 @@ def test_a_subclassed_model_takes_weights_after_its_first_run(tmp_path):
     report = probe(f"{tmp_path}/net.py:build", x, weights_file=f"{tmp_path}/w.weights.h5")
     assert report.first.row.layer == "bn"
     assert report.first.said[0].code == "BN001"
+
+
+def test_torch_code_that_fails_is_3_with_its_line_and_data_that_do_not_fit_are_2(tmp_path, capsys):
+    pytest.importorskip("torch")
+    script = tmp_path / "own.py"
+    script.write_text(textwrap.dedent(OWN))
+    flat = np.random.default_rng(0).normal(0, 1, (32, 6)).astype(np.float32)
+    np.savez(tmp_path / "two.npz", extra=flat, image=flat)
+    data = ["--data", str(tmp_path / "two.npz"), "--precision", "none"]
+    assert run(["probe", f"{script}:Own", *data]) == 3
+    assert "own.py:11: " in capsys.readouterr().err
+    assert run(["probe", f"{script}:Two", *data]) == 0
+    np.savez(tmp_path / "two.npz", extra=flat[:, :5], image=flat)
+    assert run(["probe", f"{script}:Two", *data]) == 2
+    assert "own.py:15: " in capsys.readouterr().err
+
+
+def test_torch_tensors_and_loaders_are_data():
+    torch = pytest.importorskip("torch")
+    from torch.utils.data import DataLoader, TensorDataset
+
+    net, x = torch.nn.Sequential(torch.nn.Linear(6, 4)), torch.randn(24, 6)
+    loader = DataLoader(TensorDataset(x, torch.zeros(24)), batch_size=8)
+    assert probe(net, x.bfloat16(), precisions=()).samples.used == 24
+    assert probe(net, loader, samples=16, precisions=()).samples.total == 16
+
+
+def test_a_pickled_module_is_told_to_run_code(tmp_path):
+    torch = pytest.importorskip("torch")
+    file = str(tmp_path / "whole.pt")
+    torch.save(torch.nn.Sequential(torch.nn.Linear(6, 4)), file)
+    report = probe(file, np.eye(6, dtype=np.float32), trust=True, precisions=())
+    assert f"runs the code of {file}" in report.notes
+
+
+def test_keras_variables_and_inputs_have_their_names(tmp_path, capsys):
+    keras = pytest.importorskip("keras")
+    image, extra = keras.Input((6,), name="image"), keras.Input((2,), name="extra")
+    held = keras.layers.Concatenate()([keras.layers.BatchNormalization(name="bn")(image), extra])
+    model = keras.Model([image, extra], keras.layers.Dense(4)(held))
+    model.get_layer("bn").moving_variance.assign([np.nan] * 6)
+    model.save(tmp_path / "m.keras")
+    random = np.random.default_rng(0)
+    two = {"extra": random.normal(size=(32, 2)), "image": random.normal(size=(32, 6))}
+    np.savez(tmp_path / "two.npz", **two)
+    data = ["--data", str(tmp_path / "two.npz"), "--precision", "none"]
+    assert run(["probe", str(tmp_path / "m.keras"), *data]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "the file BN001 nonfinite-running-stats: moving_variance: " in out

@@ -18,7 +18,6 @@ from live.numpy_subject import (
     samples,
 )
 
-from ckptdoctor.findings import Severity
 from ckptdoctor.live.subject import Statistics
 from ckptdoctor.probing.probe import probe
 from ckptdoctor.probing.results import ProbeReport
@@ -152,6 +151,23 @@ def test_a_constant_output_begins_somewhere():
     subject.set_statistics("bn1", Statistics(np.zeros(4), np.full(4, 1e8)))
     text = " ".join(render(probe(subject, samples(64)), VIEW).split())
     assert "bn1 (BatchNorm): its running variance leaves next to nothing" in text
+
+
+def test_a_few_values_that_are_not_finite_are_not_shown_as_none():
+    spoilt = Function(
+        "f", "F", lambda x: np.where(np.arange(x.size).reshape(x.shape) < 1, 1 / x * np.nan, x)
+    )
+    text = render(probe(NumpySubject(spoilt), samples(64), batch_size=64), VIEW)
+    assert re.search(r"^  f .* <1%  <- first", text, re.MULTILINE)
+
+
+def test_prose_is_no_wider_on_wide_terminals():
+    report = probe(classifier(), samples(64), precisions=())
+    prose = [
+        line for line in render(report, View(width=300)).splitlines() if "fit the data" in line
+    ]
+    assert len(prose) == 1
+    assert len(prose[0]) <= 110
 
 
 def test_values_beyond_float16_are_told():
