@@ -11,7 +11,7 @@ nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["lint", "types", "imports", "no_frameworks", "oracle", "samples"]
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
-CODE = ["ckptdoctor", "tests", "benchmarks", "docs", "sample_checkpoints", "noxfile.py"]
+CODE = ["ckptdoctor", "tests", "benchmarks", "docs/serving", "sample_checkpoints", "noxfile.py"]
 FRAMEWORKS = ["torch", "tensorflow", "tf_keras"]
 PINNED = ["--constraint", ".ci/constraints.txt"]
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TF_USE_LEGACY_KERAS": "0"}

@@ -322,7 +322,7 @@ def _flag(value: Any) -> bool:
 
 
 def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError("count")
     return value
 

@@ -493,4 +493,6 @@ class TestNothingToServe:
         assert preflight(path, purpose="resume").verdict.resume == "fit"
 
     def test_file_without_tensors_is_unfit_to_serve(self, tmp_path):
-        assert "no tensors, and no weights" in str(refusal(self.written(tmp_path / "e.safetensors")))
+        assert "no tensors, and no weights" in str(
+            refusal(self.written(tmp_path / "e.safetensors"))
+        )
