@@ -130,7 +130,10 @@ def _repair(
     color: Annotated[options.Color, options.COLOR] = "auto",
     debug: Annotated[bool, options.DEBUG] = False,
 ) -> RepairWish:
-    """Write a repaired copy: only what is broken changes, every other byte stays."""
+    """Write a repaired copy; every other byte stays.
+
+    Only what is broken changes, and the input is never opened for writing.
+    """
     given = {
         "output": output, "in_place": in_place, "backup": not no_backup, "force": force,
         "dry_run": dry_run, "bn_reset": bn_reset, "bn_scope": bn_scope, "bn_silence": bn_silence,
@@ -164,7 +167,10 @@ def _preflight(
     color: Annotated[options.Color, options.COLOR] = "auto",
     debug: Annotated[bool, options.DEBUG] = False,
 ) -> PreflightWish:
-    """Say in one line whether a checkpoint may be loaded; for containers and start scripts."""
+    """Say in one line whether a checkpoint may be loaded.
+
+    For containers and start scripts; --report has the rest.
+    """
     given = {
         "purpose": purpose, "weights": weights, "cast_to": cast_to, "trust_hdf5": trust_hdf5
     }  # fmt: skip

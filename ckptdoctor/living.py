@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from .examination import examined
 from .findings import Finding, Severity
 from .live.batches import gathered
 from .live.calling import is_keras, is_torch
+from .live.data import data_for
 from .live.opening import subject_of
 from .live.subject import Statistics, Subject
 from .recalibration.choice import Reach, Recalibration, recalibrated
@@ -23,9 +25,6 @@ from .results import CastTo, Diagnosis, Exemption, Purpose, Report, Wishes
 from .rules.base import Context
 from .selection import check_wishes
 from .tensors import TensorTable
-
-if TYPE_CHECKING:
-    import os
 
 __all__ = ["diagnose_model", "diagnose_module", "recalibrate"]
 
@@ -119,7 +118,7 @@ def diagnose_model(
 
 def recalibrate(
     model: Any,
-    batches: Iterable[Any],
+    batches: Any,
     *,
     reach: Reach | None = None,
     force: bool = False,
@@ -134,7 +133,7 @@ def recalibrate(
         recomputed, stay as they are.
     batches
         Training inputs: batches as a loader gives them (of a tuple or list the first entries, as
-        many as the model has inputs), or an array of samples.
+        many as the model has inputs), arrays of samples, or a ``.npy`` or ``.npz`` file.
     reach
         ``broken`` or ``all``; by default what agrees better with training mode on held-back samples.
     force
@@ -159,9 +158,18 @@ def recalibrate(
     >>> ckptdoctor.recalibrate(model, train_loader)  # doctest: +SKIP
     """
     subject = subject_of(model, "the given model")
-    inputs = gathered(batches, max(1, len(subject.inputs())))
+    if not isinstance(batches, str | os.PathLike | Mapping) and not hasattr(batches, "shape"):
+        batches = gathered(batches, max(1, len(subject.inputs())))
+    data = data_for(subject, batches)
+    if data.kind == "random":
+        raise UsageError("statistics of random numbers are no statistics")
     made = recalibrated(
-        subject, inputs, _broken(subject), reach=reach, batch_size=batch_size, force=force
+        subject,
+        data.take(range(len(data))),
+        _broken(subject),
+        reach=reach,
+        batch_size=data.batch or batch_size,
+        force=force,
     )
     for name, statistics in made.statistics.items():
         subject.set_statistics(name, statistics)

@@ -44,6 +44,21 @@ class TestRecalibrate:
             recalibrate(broken("bn1"), samples(4))
         assert recalibrate(broken("bn1"), samples(4), force=True).samples == 4
 
+    @pytest.mark.parametrize("form", ["file", "mapping", "batches"])
+    def test_samples_come_in_many_forms(self, form, tmp_path):
+        np.save(tmp_path / "x.npy", samples(64))
+        given = {
+            "file": tmp_path / "x.npy",
+            "mapping": {"x": samples(64), "y": np.zeros(64)},
+            "batches": [samples(64)[:32], samples(64)[32:]],
+        }[form]
+        made = recalibrate(broken("bn1"), given)
+        assert (made.reach, made.samples) == ("broken", 64)
+
+    def test_random_numbers_are_refused(self):
+        with pytest.raises(UsageError, match="statistics of random numbers"):
+            recalibrate(broken("bn1"), "random:64x6")
+
     def test_something_else_is_no_model(self):
         with pytest.raises(UsageError, match=r"expected the given model to be a torch.nn.Module"):
             recalibrate(3, samples(64))

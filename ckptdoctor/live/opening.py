@@ -199,10 +199,7 @@ def _keras_model(file: str, *, trust: bool) -> Any:
 def _unpickled(file: str, *, trust: bool) -> Any:
     """Unpickle a whole module, which runs whatever code the file names."""
     if not trust:
-        hint = (
-            "name the factory that makes the model, with --weights-file; "
-            "--trust where you know who wrote the file"
-        )
+        hint = "name the factory that makes the model; --trust where you know who wrote the file"
         message = "is a pickled module: loading it runs code that the file names"
         raise UsageError(message, where=file, hint=hint)
     try:

@@ -147,7 +147,7 @@ def recalibrated(
     inputs, left_out = usable(inputs)
     samples = len(inputs[0])
     if samples < FEWEST and not force:
-        hint = "give more of the training data, or --force to go on with these"
+        hint = "give more of the training data, or force it (--force)"
         raise UsageError(f"expected at least {FEWEST} samples, found {samples}", hint=hint)
     work = _Work(subject, inputs, broken, batch_size, note)
     candidates = work.candidates() if reach is None and samples >= COMPARED else ()
@@ -303,7 +303,7 @@ def _check_agreement(chosen: Reach, candidates: Sequence[Candidate]) -> None:
         raise UsageError(
             f"with no statistics does inference agree with training mode on these samples (relative "
             f"error {error:.2g} at best)",
-            hint="look at the samples with ckptdoctor probe --bisect, or --force to take them so",
+            hint="look at the samples with ckptdoctor probe --bisect, or force it (--force)",
         )
 
 
