@@ -53,6 +53,8 @@ class TestChoice:
             ({"none": 0.29, "all": 0.01}, "none"),
             ({"none": 0.31, "all": 0.01}, "all"),
             ({"none": 0.31, "all": 0.2}, "none"),
+            ({"none": 0.2, "broken": 0.1, "all": 0.15}, "none"),
+            ({"none": 0.4, "all": 0.2}, "none"),
             ({"none": None, "broken": None, "all": None}, "broken"),
             ({"none": None, "all": None}, "none"),
         ],

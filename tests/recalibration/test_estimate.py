@@ -100,6 +100,10 @@ class TestRefusals:
         with pytest.raises(UsageError, match="'bn1' sees one value per channel"):
             estimate(subject, only(subject, "bn1"), batches(samples(1), 1))
 
+    def test_two_values_per_channel_are_enough(self):
+        subject = classifier()
+        assert estimate(subject, only(subject, "bn1"), batches(samples(2), 2))
+
     def test_layer_that_is_never_called(self):
         subject = NumpySubject(Dense("fc", 6, 16), relu("relu"))
         subject.layers["bn"] = BatchNorm("bn", 16)

@@ -65,3 +65,23 @@ def test_the_first_five_are_named():
     assert usable([x])[1] == (
         "Left out 7 of 200 samples for NaN or Inf: numbers 10, 11, 12, 13, 14 and 2 more.",
     )
+
+
+def test_of_few_samples_one_may_be_an_outlier():
+    for large, out in ((1, 1), (2, 0)):
+        x = images(16)
+        x[:large] *= 100
+        assert len(usable([x])[0][0]) == 16 - out
+
+
+def test_five_are_named_without_a_rest():
+    x = images(200)
+    x[10:15] = np.inf
+    assert usable([x])[1][0].endswith("numbers 10, 11, 12, 13, 14.")
+
+
+def test_small_samples_are_measured_too():
+    """All below 0.5: a size starts from nothing."""
+    x = images() * np.float32(1e-3)
+    x[7] *= 100
+    assert len(usable([x])[0][0]) == 39

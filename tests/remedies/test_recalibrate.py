@@ -131,6 +131,17 @@ class TestBrokenOnly:
         assert facts[3].endswith("  <- taken")
         assert facts[4].startswith("all BatchNorms, against training mode: ")
 
+    def test_whole_layers_cure_their_own_findings(self, ward):
+        var = load_file("healthy.safetensors")["bn1.running_var"]
+        var[5] = NAN
+        broken(bn1__running_var=var)
+        outcome = repair(bn_scope="layers")
+        assert {change.tensor: change.cures for change in outcome.plan.changes} == {
+            "bn1.running_mean": (),
+            "bn1.running_var": ("BN001",),
+        }
+        assert [finding.tensor for finding in outcome.cured] == ["bn1.running_var"]
+
 
 class TestAll:
     def test_damage_beyond_the_broken_layer(self, ward):
