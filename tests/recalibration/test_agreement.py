@@ -7,7 +7,7 @@ import pytest
 from live.numpy_subject import classifier
 
 from ckptdoctor.live.subject import Statistics
-from ckptdoctor.recalibration.agreement import Agreement, compared, holding
+from ckptdoctor.recalibration.agreement import Agreement, alike, compared, holding
 
 
 def rows(*values: list[float]) -> np.ndarray:
@@ -73,3 +73,18 @@ def test_statistics_are_held_for_a_while_only():
     with holding(subject, {"bn1": Statistics(before.mean + 1, before.var)}):
         np.testing.assert_allclose(subject.statistics("bn1").mean, before.mean + 1, rtol=1e-6)
     np.testing.assert_array_equal(subject.statistics("bn1").mean, before.mean)
+
+
+def test_words_leave_out_what_is_not_known():
+    assert str(Agreement(0.25, None)) == "relative error 0.25"
+    assert str(Agreement(0.25, 1.0)) == "100 % same class, relative error 0.25"
+
+
+def test_outputs_of_one_column_are_no_classes_and_of_two_they_are():
+    one, two = np.array([[1.0], [2.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert compared([(one,)], [(one,)]).classes is None
+    assert compared([(two,)], [(two,)]).classes == 1.0
+
+
+def test_what_does_not_line_up_is_not_alike():
+    assert not alike([(np.float64(3.0),)])

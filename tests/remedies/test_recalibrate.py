@@ -142,6 +142,12 @@ class TestBrokenOnly:
         }
         assert [finding.tensor for finding in outcome.cured] == ["bn1.running_var"]
 
+    def test_layers_that_are_named_are_recomputed_and_no_others(self, ward):
+        before = load_file("healthy.safetensors")
+        outcome = repair("healthy.safetensors", tensors=["bn1.*"])
+        assert changed(before) == {"bn1.running_mean", "bn1.running_var"}
+        assert outcome.recalibration[1:] == ("128 samples of x.npy",)
+
 
 class TestAll:
     def test_damage_beyond_the_broken_layer(self, ward):
