@@ -7,7 +7,6 @@ for preflight: reading from a disk costs whoever comes first, and the other find
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import math
 import sys
@@ -16,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .speed import MIB, Files, placed, python, ratio
-from .timing import Pairs, pairs
+from .speed import Files, placed, python, ratio
+from .timing import Pairs, pairs, print_table
 
 PREFLIGHT = """
 import sys
@@ -132,17 +131,7 @@ def lines(only: Sequence[str], size: int, runs: int) -> Iterator[tuple[str, bool
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="benchmarks.preflight", description=__doc__)
-    parser.add_argument("--size", type=float, default=2048, metavar="MIB", help="of the files")
-    parser.add_argument("--only", nargs="+", default=[], choices=[row.name for row in ROWS])
-    parser.add_argument("--runs", type=int, default=5, help="pairs per row")
-    parser.add_argument("--strict", action="store_true", help="exit 1 for a missed target")
-    options = parser.parse_args()
-    missed = 0
-    for line, kept in lines(options.only, int(options.size * MIB), options.runs):
-        print(line, flush=True)
-        missed += not kept
-    return 1 if missed and options.strict else 0
+    return print_table("benchmarks.preflight", __doc__, [row.name for row in ROWS], lines)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ cache; it prints the median ratio (or difference) and whether that keeps the pro
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import re
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .files import MANY
-from .timing import Pairs, pairs
+from .timing import Pairs, pairs, print_table
 
 HERE = Path(__file__).parent
 MIB = 1 << 20
@@ -267,17 +266,7 @@ def lines(only: Sequence[str], full: int, runs: int) -> Iterator[tuple[str, bool
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="benchmarks.speed", description=__doc__)
-    parser.add_argument("--size", type=float, default=2048, metavar="MIB", help="of large files")
-    parser.add_argument("--only", nargs="+", default=[], choices=[row.name for row in ROWS])
-    parser.add_argument("--runs", type=int, default=5, help="pairs per row")
-    parser.add_argument("--strict", action="store_true", help="exit 1 for a missed target")
-    options = parser.parse_args()
-    missed = 0
-    for line, kept in lines(options.only, int(options.size * MIB), options.runs):
-        print(line, flush=True)
-        missed += not kept
-    return 1 if missed and options.strict else 0
+    return print_table("benchmarks.speed", __doc__, [row.name for row in ROWS], lines)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Pairs", "Run", "pairs", "run"]
+__all__ = ["Pairs", "Run", "pairs", "print_table", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,3 +93,23 @@ def pairs(
             if turn:
                 found.append(result)
     return Pairs(tuple(results[0]), tuple(results[1]))
+
+
+def print_table(
+    prog: str,
+    about: str | None,
+    rows: Sequence[str],
+    lines: Callable[[Sequence[str], int, int], Iterable[tuple[str, bool]]],
+) -> int:
+    """Print the lines of a bench as they come; returns the exit code."""
+    parser = argparse.ArgumentParser(prog=prog, description=about)
+    parser.add_argument("--size", type=float, default=2048, metavar="MIB", help="of large files")
+    parser.add_argument("--only", nargs="+", default=[], choices=rows)
+    parser.add_argument("--runs", type=int, default=5, help="pairs per row")
+    parser.add_argument("--strict", action="store_true", help="exit 1 for a missed target")
+    options = parser.parse_args()
+    missed = 0
+    for line, kept in lines(options.only, int(options.size * 2**20), options.runs):
+        print(line, flush=True)
+        missed += not kept
+    return 1 if missed and options.strict else 0

@@ -19,6 +19,7 @@ from .live.data import data_for
 from .live.opening import subject_of
 from .live.subject import Statistics, Subject
 from .recalibration.choice import Reach, Recalibration, recalibrated
+from .recalibration.estimate import masked
 from .remedies import Orders, Patient
 from .remedies.ailments import BN_CODES, ailments_of
 from .results import CastTo, Diagnosis, Exemption, Purpose, Report, Wishes
@@ -204,15 +205,10 @@ def _broken(subject: Subject) -> dict[str, Statistics]:
         )
         with np.errstate(all="ignore"):
             sick = ailments_of(patient)
-    places = {norm.mean: (norm, "mean") for norm in subject.norms.values()}
-    places |= {norm.var: (norm, "var") for norm in subject.norms.values()}
-    masks: dict[str, Statistics] = {}
-    for ailment in sick:
-        if ailment.info.name not in places:
-            continue
-        norm, part = places[ailment.info.name]
-        if norm.name not in masks:
-            none = np.zeros(norm.channels, bool)
-            masks[norm.name] = Statistics(none, none.copy())
-        getattr(masks[norm.name], part)[ailment.bad] = True
-    return masks
+    places = {norm.mean: (norm.name, "mean") for norm in subject.norms.values()}
+    places |= {norm.var: (norm.name, "var") for norm in subject.norms.values()}
+    return masked(
+        (*places[ailment.info.name], ailment.info.size, ailment.bad)
+        for ailment in sick
+        if ailment.info.name in places
+    )

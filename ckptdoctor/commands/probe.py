@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from ..errors import CkptDoctorError, InternalError
 from ..exits import CLEAN, FINDINGS
-from ..findings import Severity
 from ..probing.probe import STEPS, probe
 from ..probing.results import ProbeReport
 from ..report.probe import render
 from ..report.probe_json import probe_json
-from ..results import ErrorInfo, View
-from ..terminal import ProgressLine, colored, is_terminal, put, width_of
+from ..results import ErrorInfo
+from ..terminal import ProgressLine, is_terminal, put
+from .reports import view_on
 
 if TYPE_CHECKING:
     from .wishes import ProbeWish
@@ -47,13 +47,7 @@ def run_probe(wish: ProbeWish) -> int:
     if wish.format == "json":
         put(stream, probe_json(report))
     else:
-        view = View(
-            width=width_of(stream),
-            encoding=getattr(stream, "encoding", None) or "utf-8",
-            color=colored(wish.color, stream),
-            quiet=wish.quiet,
-            fail_on=Severity.ERROR,
-        )
+        view = view_on(stream, color=wish.color, quiet=wish.quiet)
         put(stream, render(report, view, wish.layers))
     return CLEAN if report.clean else FINDINGS
 

@@ -14,8 +14,9 @@ from ..outcome import Outcome
 from ..report.escape import display
 from ..report.repair import render
 from ..report.repair_json import outcome_json
-from ..results import ErrorInfo, View
-from ..terminal import ProgressLine, colored, is_terminal, put, width_of
+from ..results import ErrorInfo
+from ..terminal import ProgressLine, is_terminal, put
+from .reports import view_on
 
 if TYPE_CHECKING:
     from .wishes import RepairWish
@@ -79,11 +80,6 @@ def run_repair(wish: RepairWish) -> int:
     if wish.format == "json":
         put(stream, outcome_json(outcome))
     else:
-        view = View(
-            width=width_of(stream),
-            encoding=getattr(stream, "encoding", None) or "utf-8",
-            color=colored(wish.color, stream),
-            quiet=wish.quiet,
-        )
+        view = view_on(stream, color=wish.color, quiet=wish.quiet)
         put(stream, render(outcome, view) + "".join(_papers(wish)))
     return _DONE if outcome.done else _REMAINDER

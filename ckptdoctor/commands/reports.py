@@ -1,23 +1,34 @@
-"""Reports that commands write to files, and the paths they are given: checked before any work."""
+"""What commands share: paths checked before any work, reports to files, text on a stream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ..errors import UsageError
 from ..exits import CLEAN, UNCHECKED, USAGE
 from ..report import renderer
-from ..terminal import say
+from ..results import View
+from ..terminal import colored, say, width_of
 
 if TYPE_CHECKING:
-    from ..results import Report, View
+    from ..results import Report
 
-__all__ = ["REPORT_WIDTH", "check_paths", "check_reports", "write_report"]
+__all__ = ["REPORT_WIDTH", "check_paths", "check_reports", "view_on", "write_report"]
 
 REPORT_WIDTH = 100
 """Columns of a text report in a file."""
+
+
+def view_on(stream: TextIO, *, color: str, quiet: bool) -> View:
+    """How text is to look on a stream: as wide, as colourful, and in letters that it can show."""
+    return View(
+        width=width_of(stream),
+        encoding=getattr(stream, "encoding", None) or "utf-8",
+        color=colored(color, stream),
+        quiet=quiet,
+    )
 
 
 def check_paths(paths: Sequence[str], reports: Iterable[tuple[str, str]]) -> None:

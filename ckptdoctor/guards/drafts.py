@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import UsageError, WriteError
-from ..write.draft import draft_name, flush_folder, lock, remove_leftovers
+from ..write.draft import draft_name, flush_folder, hold_folder, remove_leftovers
 
 __all__ = ["check_saved", "drafted", "local_path", "place", "put_aside"]
 
@@ -62,23 +62,13 @@ def drafted(target: Path) -> Iterator[Path]:
     except OSError as error:
         message = f"the folder takes no new one: {error.strerror}"
         raise WriteError(message, where=str(target.parent)) from None
-    held = _hold(home)
+    held = hold_folder(home)
     try:
         yield home / target.name
     finally:
         if held is not None:
             os.close(held)
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _hold(home: Path) -> int | None:
-    """Lock the folder while it is in use, where folders can be opened: see `Draft`."""
-    try:
-        fd = os.open(home, os.O_RDONLY)
-    except OSError:
-        return None
-    lock(fd)
-    return fd
 
 
 def place(draft: Path, target: Path) -> None:

@@ -234,7 +234,7 @@ def _in_types(
         index=report.first.row.index if report.first else 0,
         bad=bad if precisions else report.bad,
         samples=len(few),
-        training=poisoned_in_training(feed, used, ""),
+        training=poisoned_in_training(feed, few, ""),
     )
     return replace(report, precisions=(own, *found))
 

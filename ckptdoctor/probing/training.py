@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..live.batch_statistics import BatchStatistics
-from ..live.subject import Arrays, Statistics, Subject
+from ..live.subject import Arrays
+from ..recalibration.agreement import holding
 from ..recalibration.choice import FEWEST
 from ..tensors import Array
 from .feed import Feed
@@ -118,20 +118,7 @@ def _crosswise(
         chosen = np.concatenate(batches[learnt::2])
         _, found = _in_training(feed, chosen, names)
         pools = {name: pool for name in names if (pool := found.pooled(name))[0]}
-        with _held(feed.subject, {name: pool[1] for name, pool in pools.items()}):
+        with holding(feed.subject, {name: pool[1] for name, pool in pools.items()}):
             outputs = [feed.run(batch) for batch in batches[1 - learnt :: 2]]
         pairs += _first_outputs(outputs, trained[1 - learnt :: 2])
     return agreement(pairs)
-
-
-@contextmanager
-def _held(subject: Subject, statistics: Mapping[str, Statistics]) -> Iterator[None]:
-    """Give BatchNorms other statistics for the time being."""
-    own = {name: subject.statistics(name) for name in statistics}
-    try:
-        for name, values in statistics.items():
-            subject.set_statistics(name, values)
-        yield
-    finally:
-        for name, values in own.items():
-            subject.set_statistics(name, values)

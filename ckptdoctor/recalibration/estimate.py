@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..live.subject import Statistics, Subject
 if TYPE_CHECKING:
     from ..tensors import Array
 
-__all__ = ["Batches", "Channels", "Told", "estimate", "every_channel", "merged"]
+__all__ = ["Batches", "Channels", "Told", "estimate", "every_channel", "masked", "merged"]
 
 Batches = Sequence[Sequence["Array"]]
 """One sequence per batch, with one array per input of the model."""
@@ -30,6 +30,22 @@ def every_channel(subject: Subject) -> Channels:
         name: Statistics(np.ones(norm.channels, bool), np.ones(norm.channels, bool))
         for name, norm in subject.norms.items()
     }
+
+
+def masked(marks: Iterable[tuple[str, str, int, Array]]) -> dict[str, Statistics]:
+    """Choose channels by BatchNorm, ``mean`` or ``var``, their number, and the indices of some.
+
+    Examples
+    --------
+    >>> masked([("bn", "var", 3, np.array([1]))])["bn"].var
+    array([False,  True, False])
+    """
+    chosen: dict[str, Statistics] = {}
+    for norm, part, channels, indices in marks:
+        if norm not in chosen:
+            chosen[norm] = Statistics(np.zeros(channels, bool), np.zeros(channels, bool))
+        getattr(chosen[norm], part)[indices] = True
+    return chosen
 
 
 def estimate(

@@ -150,15 +150,9 @@ def _unfit(
 
 def _channels(sick: Sequence[Ailment], places: Mapping[str, Place]) -> dict[str, Statistics]:
     """Masks of broken channels by BatchNorm of the model."""
-    from ..live.subject import Statistics  # noqa: PLC0415  (only with a model)
+    from ..recalibration.estimate import masked  # noqa: PLC0415  (only with a model)
 
-    masks: dict[str, Statistics] = {}
-    for ailment in sick:
-        place, size = places[ailment.info.name], ailment.info.size
-        if place.norm not in masks:
-            masks[place.norm] = Statistics(np.zeros(size, bool), np.zeros(size, bool))
-        getattr(masks[place.norm], place.part)[ailment.bad] = True
-    return masks
+    return masked((*places[ailment.info.name], ailment.info.size, ailment.bad) for ailment in sick)
 
 
 def _reach(patient: Patient) -> Reach | None:

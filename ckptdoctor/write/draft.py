@@ -13,7 +13,7 @@ from typing import Self
 
 from ..errors import WriteError
 
-__all__ = ["Draft", "draft_name", "flush_folder", "lock", "remove_leftovers"]
+__all__ = ["Draft", "draft_name", "flush_folder", "hold_folder", "remove_leftovers"]
 
 _SUFFIX = ".ckptdoctor"
 _LONGEST = 180
@@ -65,7 +65,7 @@ class Draft:
         except OSError as error:
             message = f"the folder takes no new file: {error.strerror}"
             raise WriteError(message, where=str(target.parent), hint=_ELSEWHERE) from None
-        lock(self.fd)
+        _lock(self.fd)
 
     def write(self, offset: int, data: bytes) -> None:
         """Put bytes at an offset."""
@@ -212,7 +212,17 @@ def _alive(process: int) -> bool:
     return True
 
 
-def lock(fd: int) -> None:
+def hold_folder(folder: Path) -> int | None:
+    """Lock a folder that is being made, where folders can be opened; close what it returns."""
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    _lock(fd)
+    return fd
+
+
+def _lock(fd: int) -> None:
     """Say that the draft is in use to those who cannot see its process: another container."""
     try:
         import fcntl  # noqa: PLC0415  (POSIX only)

@@ -14,7 +14,7 @@ from ..errors import UnsupportedError, UsageError, WriteError
 from ..outcome import Written
 from ..sources import FileSource
 from ..tensors import TensorTable
-from .draft import Draft, draft_name, flush_folder, lock
+from .draft import Draft, draft_name, flush_folder, hold_folder
 from .fill import Note, copied, copy_whole, fill
 from .target import Target
 from .verify import Mark
@@ -36,7 +36,7 @@ def staged_folder(
         raise WriteError(
             message, where=str(target.path.parent), hint="-o writes elsewhere"
         ) from None
-    held = _hold(draft)
+    held = hold_folder(draft)
     try:
         changed, size = _fill_folder(draft, table, plan, note)
         yield FolderStage(draft, target, table, changed, size)
@@ -44,16 +44,6 @@ def staged_folder(
         shutil.rmtree(draft, ignore_errors=True)
         if held is not None:
             os.close(held)
-
-
-def _hold(draft: Path) -> int | None:
-    """Lock the folder for as long as it is made, where folders can be opened: see `Draft`."""
-    try:
-        fd = os.open(draft, os.O_RDONLY)
-    except OSError:
-        return None
-    lock(fd)
-    return fd
 
 
 class FolderStage:
