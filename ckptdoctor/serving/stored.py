@@ -201,8 +201,9 @@ def _summary(document: Any) -> Summary:
 
 
 def _unpacked_finding(document: Any) -> Finding:
-    words = ("code", "name", "message", "role", "tensor", "layer", "where", "limit")
+    words = ("code", "name", "message", "tensor", "layer", "where", "limit")
     return Finding(
+        role=_one_of(document["role"], (*_ROLES, "container")),
         severity=_severity(document["severity"]),
         measured=_mapping(document["measured"]),
         unsafe=_flag(document["unsafe"]),

@@ -8,8 +8,6 @@ import checkups
 import numpy as np
 import patients
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sample_files import READABLE
 
 from ckptdoctor.api import examine, look
@@ -105,30 +103,30 @@ def places(document, path=()):
             yield from places(document[at], (*path, at))
 
 
-STRANGE = [None, True, -1, 2, 10**400, 0.5, "", "error", [], [[]], {}, {"float": "x"}, {"map": 3}]
+STRANGE = [
+    None, True, -1, 2, 10**400, 0.5, "", "error", "model", [], [[]], {}, {"float": "x"}, {"map": 3}
+]  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
-@given(data=st.data())
-def test_anything_else_is_refused_or_a_report(report, data):
-    document = as_document(report)
-    everywhere = list(places(document))
-    path = data.draw(st.sampled_from(everywhere))
-    value = data.draw(st.sampled_from(STRANGE))
-    if not path:
-        document = value
-    else:
-        inside = document
-        for step in path[:-1]:
-            inside = inside[step]
-        inside[path[-1]] = copy.deepcopy(value)
-    try:
-        made = from_document(document, WISHES)
-    except ValueError:
-        return
-    for kind in FORMATS:
-        "".join(renderer(kind)([made], View(tensors="all")))
-    assert made.fails(Severity.ERROR) in (True, False)
+def test_anything_else_is_refused_or_a_report(report):
+    """Every place of a document, with every strange value: 7,000 documents, 4 s."""
+    accepted = 0
+    for path in places(as_document(report)):
+        for value in STRANGE:
+            document = [as_document(report)]
+            inside = document
+            for step in (0, *path)[:-1]:
+                inside = inside[step]
+            inside[(0, *path)[-1]] = copy.deepcopy(value)
+            try:
+                made = from_document(document[0], WISHES)
+            except ValueError:
+                continue
+            accepted += 1
+            for kind in FORMATS:
+                assert "".join(renderer(kind)([made], View(tensors="all"))), (path, value)
+            assert made.fails(Severity.ERROR) in (True, False)
+    assert accepted > 100
 
 
 @pytest.mark.parametrize(
@@ -139,6 +137,7 @@ def test_anything_else_is_refused_or_a_report(report, data):
         (("verdict", 0), "fit"),
         (("relevant",), []),
         (("relevant", 0), 1),
+        (("findings", 0, "role"), "boss"),
         (("findings", 0, "severity"), 4),
         (("findings", 0, "severity"), True),
         (("findings", 0, "unsafe"), 0),
