@@ -98,6 +98,8 @@ class BatchStatistics:
     nonfinite
         By name, how many values of its inputs were NaN or infinite.  Batches with such a value are
         normalised as they are, and not pooled.
+    first
+        The one that was called first; empty before that.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class BatchStatistics:
         self._channels = channels or {}
         self.names = tuple(dict.fromkeys(names))
         self.nonfinite: dict[str, int] = {}
+        self.first = ""
         self._own: dict[str, Statistics] = {}
         self._pools: dict[str, Moments] = {}
 
@@ -126,6 +129,7 @@ class BatchStatistics:
         """Set the statistics of a BatchNorm to those of what it is about to be given."""
         if call.layer not in self._own or not inputs:
             return
+        self.first = self.first or call.layer
         values = inputs[0]
         found = moments(values, self.subject.norms[call.layer].axis)
         if not found.number:

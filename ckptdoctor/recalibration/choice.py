@@ -15,6 +15,7 @@ from ..tensors import Array
 from .agreement import Agreement, alike, compared, holding
 from .estimate import Batches, Channels, estimate, every_channel
 from .samples import usable
+from .scale import Scale, scale_of
 
 __all__ = ["FEW", "FEWEST", "Candidate", "Reach", "Recalibration", "recalibrated"]
 
@@ -156,6 +157,7 @@ def recalibrated(
     chosen = reach or _narrowest(candidates)
     if not force:
         _check_agreement(chosen, candidates)
+        _check_scale(chosen, work.scale)
     channels = work.channels(chosen)
     statistics = estimate(subject, channels, work.batches(), work.told) if channels else {}
     return Recalibration(
@@ -164,7 +166,7 @@ def recalibrated(
         candidates=tuple(candidates),
         samples=samples,
         held_back=work.held_back if candidates else 0,
-        warnings=(*left_out, *_warnings(samples, chosen, broken, candidates)),
+        warnings=(*left_out, *_warnings(samples, chosen, broken, candidates, work.scale)),
     )
 
 
@@ -186,6 +188,7 @@ class _Work:
         count = max(1, round(samples / batch_size))
         self.rows = [np.sort(part) for part in np.array_split(order, count)]
         self.held_back = sum(len(rows[::HELD]) for rows in self.rows)
+        self.scale: Scale | None = None  # known once candidates were compared
         self._note, self._done = note, 0
 
     def batches(self) -> Batches:
@@ -235,6 +238,12 @@ class _Work:
                 kept.append(
                     tuple(out[::HELD].copy() for out in outputs if out.ndim and len(out) == rows)
                 )
+            first = observer.first
+            found = observer.pooled(first) if first and not observer.nonfinite.get(first) else None
+        if found is not None:
+            values, data = found
+            held = self.subject.statistics(first)
+            self.scale = scale_of(first, held, data, values, self.broken.get(first))
         if any(not np.isfinite(out).all() for batch in kept for out in batch):
             raise UsageError(
                 "outputs are not finite in training mode either: no statistics of BatchNorm are "
@@ -307,8 +316,27 @@ def _check_agreement(chosen: Reach, candidates: Sequence[Candidate]) -> None:
         )
 
 
+def _check_scale(chosen: Reach, scale: Scale | None) -> None:
+    """Refuse to store statistics of samples that are larger than those of training.
+
+    Raises
+    ------
+    UsageError
+        If they are, and something would be stored.
+    """
+    if chosen != "none" and scale is not None and scale.refused:
+        raise UsageError(
+            f"{scale}, and so do their means: they are not scaled as in training",
+            hint="give samples as the model is given them, or force it (--force)",
+        )
+
+
 def _warnings(
-    samples: int, chosen: Reach, broken: Channels, candidates: Sequence[Candidate]
+    samples: int,
+    chosen: Reach,
+    broken: Channels,
+    candidates: Sequence[Candidate],
+    scale: Scale | None,
 ) -> list[str]:
     found = []
     if chosen != "none" and samples < FEW:
@@ -323,4 +351,6 @@ def _warnings(
             "data. That is so after damage the file does not show, and also where the data are not "
             "those of training: another scale or normalisation of the inputs. Make sure of that."
         )
+    if scale is not None:
+        found.append(f"{str(scale).capitalize()}: look at how they are scaled and normalised.")
     return found
