@@ -35,6 +35,10 @@ def _main() -> int:
     # For models that are run: TensorFlow tells of every processor feature otherwise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = sys.argv[1:]
+    if arguments[:1] in (["probe"], ["repair"]):
+        from .quiet_imports import quiet_imports  # noqa: PLC0415
+
+        quiet_imports()
     if arguments[:1] in (["inspect"], ["preflight"]) and "--trust-hdf5" not in arguments:
         # The HDF5 library's own process takes as long to start as our imports: side by side.
         from .containers.hdf5_process import prestart  # noqa: PLC0415
