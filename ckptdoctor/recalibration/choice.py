@@ -13,6 +13,7 @@ from ..live.batch_statistics import BatchStatistics
 from ..live.subject import Arrays, Statistics, Subject
 from ..tensors import Array
 from .agreement import Agreement, alike, compared, holding
+from .contradiction import contradicted
 from .estimate import Batches, Channels, estimate, every_channel
 from .samples import usable
 from .scale import Scale, scale_of
@@ -154,7 +155,7 @@ def recalibrated(
     candidates = work.candidates() if reach is None and samples >= COMPARED else ()
     if reach is None and not candidates:  # forced
         reach = "broken" if broken else "none"
-    chosen = reach or _narrowest(candidates)
+    chosen = reach or _narrowest(candidates, contradicted=work.contradicted)
     if not force:
         _check_agreement(chosen, candidates)
         _check_scale(chosen, work.scale)
@@ -188,7 +189,8 @@ class _Work:
         count = max(1, round(samples / batch_size))
         self.rows = [np.sort(part) for part in np.array_split(order, count)]
         self.held_back = sum(len(rows[::HELD]) for rows in self.rows)
-        self.scale: Scale | None = None  # known once candidates were compared
+        self.scale: Scale | None = None  # this and the next are known once candidates were compared
+        self.contradicted = False
         self._note, self._done = note, 0
 
     def batches(self) -> Batches:
@@ -210,7 +212,7 @@ class _Work:
 
     def candidates(self) -> list[Candidate]:
         """Compare what there is to choose from, narrowest first."""
-        held = _Lazy(self.inputs, [rows[::HELD] for rows in self.rows])
+        kept = _Lazy(self.inputs, [rows[::HELD] for rows in self.rows])
         rest = _Lazy(self.inputs, [np.delete(rows, np.s_[::HELD]) for rows in self.rows])
         wanted = self._in_training()
         found: list[Candidate] = []
@@ -218,8 +220,11 @@ class _Work:
         for reach in reaches:
             channels = self.channels(reach)
             made = estimate(self.subject, channels, rest, self.told) if channels else {}
+            if reach == "broken":
+                held = {name: self.subject.statistics(name) for name in made}
+                self.contradicted = contradicted(self.subject.norms, held, made, channels)
             with holding(self.subject, made):
-                outputs = [self.subject.run(batch) for batch in held]
+                outputs = [self.subject.run(batch) for batch in kept]
             found.append(Candidate(reach, compared(outputs, wanted)))
         return found
 
@@ -272,10 +277,11 @@ class _Lazy(Sequence[Sequence[Array]]):
         return [values[self._rows[index]] for values in self._inputs]
 
 
-def _narrowest(candidates: Sequence[Candidate]) -> Reach:
+def _narrowest(candidates: Sequence[Candidate], *, contradicted: bool = False) -> Reach:
     """Take the first candidate that no wider one beats by far.
 
-    What looks broken in the file has to agree with the data to stay.
+    What looks broken in the file has to agree with the data to stay: in the outputs, and in its
+    own statistics.
     """
     errors = {each.reach: each.agreement.error for each in candidates if each.agreement is not None}
     suspected = any(each.reach == "broken" for each in candidates)
@@ -291,7 +297,8 @@ def _narrowest(candidates: Sequence[Candidate]) -> Reach:
     if not suspected:
         return "none" if none <= APART or none <= BETTER * every else "all"
     broken = errors["broken"]
-    if none <= NEAR or none <= min(APART, BETTER * min(broken, every)):
+    agrees = none <= NEAR or none <= min(APART, BETTER * min(broken, every))
+    if agrees and not contradicted:
         return "none"
     return "broken" if broken <= BEYOND or broken <= BETTER * every else "all"
 
