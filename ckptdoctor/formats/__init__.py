@@ -6,7 +6,6 @@ Adapters are imported when a file needs them: start-up is most of the time of a 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import importlib
 import os
 from collections.abc import Callable, Iterable
@@ -153,14 +152,8 @@ def open_path(path: str | os.PathLike[str], options: ReadOptions | None = None) 
 
 def open_source(source: FileSource, options: ReadOptions) -> TensorTable:
     """Read a file that is open, maybe one of several of a checkpoint; raises as `open_path`."""
-    collecting = gc.isenabled()
-    gc.disable()  # a table of 100,000 tensors is built twice as fast, and nothing in it is garbage
-    try:
-        read, findings = _find(source)
-        table = read(options)
-    finally:
-        if collecting:
-            gc.enable()
+    read, findings = _find(source)
+    table = read(options)
     return _add(table, findings)
 
 
