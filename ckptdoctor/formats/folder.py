@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from ..errors import CkptDoctorError, UnsupportedError, UsageError
@@ -20,6 +21,7 @@ PREFERRED = tuple(
 _ENDINGS = (
     ".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".h5", ".hdf5", ".keras", ".npz",
 )  # fmt: skip
+_SHARD = re.compile(r".*-\d{1,6}-of-\d{1,6}\.safetensors")
 _MAX_ENTRIES = 100_000
 _CONVERT = "load it with TensorFlow and save it as .weights.h5 or .keras"
 
@@ -44,7 +46,7 @@ def find_checkpoint(folder: str) -> tuple[str, list[Finding]]:
         raise UsageError(f"cannot be listed: {error.strerror}", where=folder) from None
     found = [name for name in PREFERRED if name in names]
     if found:
-        return str(Path(folder, found[0])), _others(folder, found)
+        return str(Path(folder, found[0])), _others(folder, found, names)
     indexes = [name for name in names if name.endswith(".index.json")]
     files = [name for name in names if name.lower().endswith(_ENDINGS)]
     candidates = indexes or [name for name in files if Path(folder, name).is_file()]
@@ -58,10 +60,15 @@ def find_checkpoint(folder: str) -> tuple[str, list[Finding]]:
     raise _refusal(folder, set(names))
 
 
-def _others(folder: str, found: list[str]) -> list[Finding]:
-    if len(found) == 1:
+def _others(folder: str, found: list[str], names: list[str]) -> list[Finding]:
+    """Note other weights beside those that count: some loaders read every ``.safetensors``."""
+    loose = [n for n in names if n.endswith(".safetensors") and not _SHARD.fullmatch(n)]
+    others = list(dict.fromkeys((*found[1:], *(name for name in loose if name != found[0]))))
+    if not others:
         return []
-    message = f"the folder also holds {', '.join(found[1:4])}, which was not looked at"
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    shown = ", ".join(name[:60] for name in others[:3])
+    message = f"the folder also holds {shown}{more}, which was not looked at"
     return [container_finding("CK003", Severity.NOTE, message, where=folder)]
 
 

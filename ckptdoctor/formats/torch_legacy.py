@@ -30,13 +30,19 @@ class TorchLegacy:
     summary = "PyTorch before 1.6: the stream of pickles"
     names: ClassVar = {"torch-legacy-tar": "PyTorch 0.1: the tar form"}
 
-    def sniff(self, head: bytes, source: FileSource) -> bool:  # noqa: ARG002
-        return is_tar(head) or looks_like_pickle(head)
+    def sniff(self, head: bytes, source: FileSource) -> bool:
+        if is_tar(head):
+            return True
+        return looks_like_pickle(head) and (head[8:9] != b"{" or _reads_on(source))
 
     def read(self, source: FileSource, options: ReadOptions) -> TensorTable:  # noqa: ARG002
         if is_tar(source.pread(0, min(512, source.size))):
             return read_tar(source)
         return _read_stream(source)
+
+
+_FURTHER = (1 << 16, 1 << 20, 1 << 24)
+"""Bytes; the longest headers of safetensors that are published have 10 MB."""
 
 
 def looks_like_pickle(head: bytes) -> bool:
@@ -50,6 +56,22 @@ def looks_like_pickle(head: bytes) -> bool:
         return bool(unpickle(head, "").globals) or head[:1] != b"c"
     except PickleError as error:
         return isinstance(error.reason, TruncatedError) and len(head) >= HEAD_BYTES
+
+
+def _reads_on(source: FileSource) -> bool:
+    """Whether what starts like a pickle, and like safetensors too, is a pickle further on.
+
+    The length of one safetensors header in 500 starts with ``(`` and an opcode that takes a line,
+    whose end lies behind the header, among weights; there it turns out that it is none.
+    """
+    for length in _FURTHER:
+        data = source.pread(0, min(length, source.size))
+        try:
+            return bool(unpickle(data, "").globals)
+        except PickleError as error:
+            if not isinstance(error.reason, TruncatedError) or len(data) == source.size:
+                return False
+    return True
 
 
 def class_or_storage(pid: Any) -> Any:

@@ -233,8 +233,9 @@ class _Design(NamedTuple):
 
 
 ZERO_AT_START: tuple[_Design, ...] = (
-    _Design("LoRA's second factor", r"(.*[._])?lora_?(B|up)([._].*)?|.*lora\.up(\..*)?",
-            "q_proj.lora_B.weight", "PEFT, diffusers, kohya: the adapter starts as nothing"),
+    _Design("LoRA's second factor", r"(.*[._])?lora_?(kernel_|embeddings_)?(B|up)([._:].*)?"
+            r"|.*lora\.up(\..*)?", "q_proj.lora_B.weight",
+            "PEFT, diffusers, kohya, Keras: the adapter starts as nothing"),
     _Design("an adapter's last projection", r".*adapters?(_\w+)?[._](.*[._])?(up|up_proj|fc2|output|2)[._].*",
             "adapter.up_proj.weight", "adapters"),
     _Design("a zero convolution", r".*(zero_conv|zero_linear|zero_proj|controlnet_(down|mid)_block"

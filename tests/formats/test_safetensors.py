@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from ckptdoctor.dtypes import DTYPES, SAFETENSORS
 from ckptdoctor.errors import CkptDoctorError, FormatError, TruncatedError, UnsupportedError
 from ckptdoctor.findings import Severity
+from ckptdoctor.formats import open_path
 from ckptdoctor.formats.safetensors import looks_like_safetensors, read_safetensors
 from ckptdoctor.sources import WindowSource
 from ckptdoctor.tensors import TensorTable
@@ -320,3 +321,33 @@ class TestDamageThatLeavesTensorsReadable:
 )
 def test_recognised_by_its_first_bytes(head, size, expected):
     assert looks_like_safetensors(head, size) == expected
+
+
+def spread(length, tensors):
+    """A header of this length, and data for its tensors."""
+    header = {f"l.{i}": entry((4,), offsets=(16 * i, 16 * i + 16)) for i in range(tensors)}
+    return raw(json.dumps(header).ljust(length), bytes(16 * tensors))
+
+
+@pytest.mark.parametrize("length", [17960, 18216, 18728, 19496, 20520, 1132840])
+@pytest.mark.parametrize("filled", [False, True], ids=["zeros", "random"])
+def test_header_whose_length_reads_like_opcodes_is_no_pickle(tmp_path, length, filled):
+    """One length in 500 is ``(`` and an opcode that takes a line, whose end is far behind."""
+    data = bytearray(spread(length, 200))
+    if filled:
+        data[-3200:] = np.random.default_rng(0).bytes(3200)
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(data)
+    with open_path(path) as table:
+        assert (table.format, len(table), table.findings) == ("safetensors", 200, ())
+
+
+def test_pickle_behind_such_a_header_is_told(tmp_path):
+    """``(V`` takes the whole header for a line of text."""
+    pickled = b"\ncos\nsystem\n(Vtrue\ntR."
+    pickled += bytes(-len(pickled) % 4)
+    header = {"l": entry((len(pickled) // 4,), offsets=(0, len(pickled)))}
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(raw(json.dumps(header).ljust(0x5628), pickled))
+    with open_path(path) as table:
+        assert ["but also as" in finding.message for finding in table.findings] == [True]

@@ -364,3 +364,33 @@ class TestFolders:
         (tmp_path / "w.npz").write_bytes(buffer.getvalue())
         with open_path(tmp_path) as table:
             assert table.format == "npz"
+
+
+class TestWeightsBeside:
+    """Some loaders read every ``.safetensors`` of a folder."""
+
+    def notes(self, folder):
+        with open_path(folder) as table:
+            assert {f.severity for f in table.findings} <= {Severity.NOTE}
+            return [finding.message for finding in table.findings]
+
+    def test_shards_and_what_trainers_leave_are_expected(self, folder):
+        (folder / "optimizer.pt").write_bytes(b"x")
+        (folder / "training_args.bin").write_bytes(b"x")
+        assert self.notes(folder) == []
+
+    def test_other_weights_are_noted(self, folder):
+        write_shard(folder / "consolidated.safetensors", {"a": [1]})
+        (folder / "pytorch_model.bin").write_bytes(b"x")
+        assert self.notes(folder) == [
+            "the folder also holds pytorch_model.bin, consolidated.safetensors, which was not "
+            "looked at"
+        ]
+
+    def test_many_are_counted(self, tmp_path):
+        for name in ("model", "a", "b", "c", "d"):
+            write_shard(tmp_path / f"{name}.safetensors", {"a": [1]})
+        (note,) = self.notes(tmp_path)
+        assert note.startswith(
+            "the folder also holds a.safetensors, b.safetensors, c.safetensors and 1"
+        )

@@ -804,6 +804,20 @@ def test_vanished_layers_are_judged_by_what_is_around_them(arrays, severity):
     assert found("WT006", arrays) == ({} if severity is None else {"fc.weight": severity})
 
 
+@pytest.mark.parametrize(
+    ("name", "young"),
+    [
+        ("q.lora_B.weight", True),
+        ("model_weights/dense/dense/lora_kernel_b", True),
+        ("embedding/lora_embeddings_b:0", True),
+        ("dense/lora_kernel_a", False),
+        ("dense/kernel_b", False),
+    ],
+)
+def test_second_factor_of_a_lora_starts_at_zero(name, young):
+    assert bool(by_design(TensorInfo(name=name, path=(), dtype="float32", shape=(4, 8)))) is young
+
+
 @pytest.mark.parametrize("name", ["q.lora_B.weight", "zero_convs.0.0.weight"])
 def test_young_adapters_may_be_small(name):
     assert not found("WT006", {"stem.weight": scaled(1.0), name: scaled(1e-9)})
