@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import checkups
@@ -196,14 +197,50 @@ class TestSettings:
 
         tree = {"model": checkups.fit_state(), "optimizer": patients.adam(checkups.fit_state())}
         tree["optimizer"]["state"][0]["exp_avg"][0] = np.nan
-        patients.save_torch(tmp_path / "m.pt", tree)
+        (tmp_path / "models").mkdir()
+        patients.save_torch(tmp_path / "models" / "m.pt", tree)
         (tmp_path / "ckptdoctor.toml").write_text('purpose = "resume"\n')
-        assert call("m.pt")[0] == 0
-        assert call("m.pt", given={"purpose": "resume"})[0] == 1
+        assert call("models/m.pt")[0] == 0
+        assert call("models/m.pt", given={"purpose": "resume"})[0] == 1
 
-    def test_settings_of_the_working_folder_hold(self, call, tmp_path):
+    def test_settings_of_the_working_folder_hold_and_the_line_says_so(self, call, tmp_path):
+        (tmp_path / "models").mkdir()
+        checkups.unfit(tmp_path / "models" / "m.safetensors")
         (tmp_path / "ckptdoctor.toml").write_text('ignore = ["BN", "NF"]\n')
-        assert call("unfit.safetensors")[0] == 0
+        code, (line,), _ = call("models/m.safetensors")
+        assert code == 0
+        assert line.endswith(" ms, by the settings of ckptdoctor.toml")
+
+    @pytest.mark.parametrize("kind", ["file", "folder", "link", "set"])
+    def test_settings_that_may_have_come_with_the_checkpoint_are_not_heard(
+        self, call, tmp_path, kind, monkeypatch
+    ):
+        settings = 'ignore = ["BN", "NF"]\nfail-on = "never"\n'
+        model = tmp_path / "model"
+        checkups.save_set(model, checkups.unfit_state())
+        if kind != "set":
+            for file in model.iterdir():
+                file.unlink()
+            checkups.unfit(model / "model.safetensors")
+        (model / "ckptdoctor.toml").write_text(settings)
+        monkeypatch.chdir(model)
+        path = {"file": "model.safetensors", "folder": ".", "set": str(model)}.get(kind)
+        if path is None:
+            path = str(tmp_path / "link.safetensors")
+            Path(path).symlink_to(model / "model.safetensors")
+        code, (line,), _ = call(path)
+        assert code == 2
+        assert line == (
+            f"unchecked  {path}  the settings of 'ckptdoctor.toml' lie beside it, and may have "
+            "come with it; say --config ckptdoctor.toml, or --config /dev/null for none"
+        )
+        assert call(path, config="ckptdoctor.toml")[0] == 0
+        assert call(path, config="/dev/null")[0] == 1
+        assert "no such file" in call("nothing.pt")[1][0]
+        code, lines, _ = call(path, str(tmp_path / "fit.safetensors"))
+        assert (code, lines[1][:4]) == (2, "fit ")
+
+    def test_settings_of_a_file_that_is_named_hold(self, call, tmp_path):
         (tmp_path / "other.toml").write_text('fail-on = "never"\n')
         assert call("unfit.safetensors", config="other.toml")[0] == 0
         assert call("unfit.safetensors", config="other.toml", fail_on="error")[0] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import settings_of
+from ..config import Settings, settings_of
 from ..errors import UsageError
 from ..exits import BUG, CLEAN, FINDINGS, UNCHECKED, USAGE
 from ..report.escape import display, unicode_text
@@ -19,8 +20,9 @@ from ..results import View
 from ..serving.cache import VerdictCache
 from ..serving.digests import parsed
 from ..serving.gate import check
-from ..serving.outcome import Outcome
+from ..serving.outcome import Outcome, not_checked
 from ..serving.terms import Terms
+from ..shell import quoted
 from ..terminal import ProgressLine, colored, is_terminal, put, say
 from .reports import REPORT_WIDTH, check_reports, write_report
 
@@ -59,7 +61,7 @@ def run_preflight(wish: PreflightWish) -> int:
     )
     check_reports(wish.paths, wish.reports)
     _check_names(wish.expect_keys)
-    run = _Run(wish, terms)
+    run = _Run(wish, terms, settings)
     for path in wish.paths:
         run.check(path)
     for kind, file in wish.reports:
@@ -72,8 +74,9 @@ def run_preflight(wish: PreflightWish) -> int:
 class _Run:
     """Checks path after path and keeps the worst exit code: 3, then 2, then 1."""
 
-    def __init__(self, wish: PreflightWish, terms: Terms) -> None:
+    def __init__(self, wish: PreflightWish, terms: Terms, settings: Settings) -> None:
         self.wish, self.terms = wish, terms
+        self.found = settings.file if wish.config is None else ""
         self.code = CLEAN
         self.outcomes: list[Outcome] = []
         self.listening = True
@@ -85,7 +88,11 @@ class _Run:
         self.progress.start(path)
         start = time.monotonic()
         try:
-            outcome = check(path, self.terms, self.progress, self.warn)
+            odd = _settings_beside(path, self.found) if self.found else None
+            if odd is None:
+                outcome = check(path, self.terms, self.progress, self.warn)
+            else:
+                outcome = not_checked(path, self.terms, odd)
         finally:
             self.progress.clear()
         seconds = time.monotonic() - start
@@ -141,6 +148,8 @@ def _details(outcome: Outcome, seconds: float, terms: Terms) -> str:
     if outcome.grade == "fit" and summary is not None:
         took = f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
         how = "known from the cache" if outcome.report.cached else f"checked in {took}"
+        settings = terms.wishes.settings
+        how += f", by the settings of {display(settings)}" if settings else ""
         return (
             f"{outcome.report.format}, {many(summary.tensors, 'tensor')}, "
             f"{many(summary.parameters, 'parameter')}, {human_bytes(summary.nbytes)}, {how}"
@@ -185,6 +194,29 @@ def _json(outcome: Outcome, seconds: float) -> str:
         parts = {"type": e.type, "message": message, "where": e.where}
         told["error"] = {key: unicode_text(text) for key, text in parts.items()}
     return json.dumps(told)
+
+
+def _settings_beside(path: str, found: str) -> UsageError | None:
+    """Refuse settings that were found in the checkpoint's own folder, as a download can bring them.
+
+    Whoever made the file must have no say in how it is judged. To pass them by would be as wrong:
+    settings may be stricter than none.
+    """
+    home = os.path.dirname(found) or "."  # noqa: PTH120
+    try:
+        if not os.path.exists(path):  # noqa: PTH110
+            return None
+        folders = [path]
+        if not os.path.isdir(path):  # noqa: PTH112
+            folders = [os.path.dirname(each) or "." for each in (path, os.path.realpath(path))]  # noqa: PTH120
+        beside = any(os.path.samefile(folder, home) for folder in folders)  # noqa: PTH121
+    except (OSError, ValueError):
+        return None  # whoever reads it will say what is wrong
+    if not beside:
+        return None
+    message = f"the settings of {found!r:.200} lie beside it, and may have come with it"
+    hint = f"say --config {quoted(found)}, or --config /dev/null for none"
+    return UsageError(message, where=path, hint=hint)
 
 
 def _expected(wish: PreflightWish) -> Expected | None:

@@ -113,18 +113,17 @@ def _prefixes(missing: Sequence[str], surplus: Sequence[str]) -> tuple[str, str]
     """Words in front that only the file has, or only the expectation."""
     votes: Counter[tuple[str, str]] = Counter()
     here = set(surplus)
-    for name in missing[:: max(1, len(missing) // _PROBES)][:_PROBES]:
+    for name in missing[:: 1 + len(missing) // _PROBES]:
         if name in here:
             votes["", ""] += 1
         dotted = f".{name}"
-        ends = {other[: len(other) - len(name)] for other in surplus if other.endswith(dotted)}
-        votes.update((prefix, "") for prefix in ends)
+        votes.update((n[: len(n) - len(name)], "") for n in surplus if n.endswith(dotted))
         votes.update(
             ("", name[: match.end()])
             for match in re.finditer(r"\.", name)
             if name[match.end() :] in here
         )
-    # of equals the shortest: 'model.' rather than 'model.encoder.'
+    # of equals the shortest: 'model.' rather than 'model.encoder.'; then the first in the file
     best = max(votes, key=lambda pair: (votes[pair], -len(pair[0]) - len(pair[1])), default=None)
     return best or ("", "")
 

@@ -151,7 +151,7 @@ def _text(path: str) -> bytes | None:
         raise UsageError(
             f"the names to expect cannot be read: {why or 'no such file'}", where=path, hint=_HINT
         )
-    if b"\0" in head[:4096]:
+    if b"\0" in head:
         return None
     try:
         head.decode()

@@ -27,6 +27,8 @@ _QUANTISED = (
     ".weight_packed", "_blocks",
 )  # fmt: skip
 _ADAPTER = re.compile(r"\.lora_|\.base_layer\.|prompt_encoder\.|\.ia3_|modules_to_save\.")
+_WRAPPED = ".base_layer."
+"""Where PEFT puts the layer that it wraps, which no model has by itself."""
 _OLD_ENDS = (
     ("LayerNorm.gamma", "LayerNorm.weight"),
     ("LayerNorm.beta", "LayerNorm.bias"),
@@ -90,7 +92,18 @@ def held_against_config(
     if not names and strict:
         text = f"it holds no weights, and {source} describes a model: a loader leaves all of its "
         yield told(Severity.ERROR, f"{text}weights random", table.path)
-    if not names or any(_ADAPTER.search(name) for name in names):
+    if not names:
+        return
+    if any(_ADAPTER.search(name) for name in names):
+        wrapped = [name for name in names if _WRAPPED in name]
+        if strict and wrapped:
+            count = "1 weight is" if len(wrapped) == 1 else f"{len(wrapped):,} weights are"
+            text = f"{count} of layers around which an adapter was saved: {source} describes the model "
+            text += (
+                "without it, and a loader that goes by it leaves these layers random (merge the "
+            )
+            text += f"adapter first): {listing(wrapped, names)}"
+            yield told(Severity.WARNING, text, table.path, "wrapped", wrapped)
         return
     asked = None
     try:
@@ -157,7 +170,6 @@ class _Comparison:
     ) -> None:
         self.table, self.names, self.asked, self.strict = table, names, asked, strict
         self.source = f"{source} ({asked.architecture})" if asked.architecture else source
-        self.source = self.source if len(self.source) < 200 else source
         self.root, self.prefix = "", ""
 
     def findings(self) -> Iterator[Finding]:
@@ -206,15 +218,14 @@ class _Comparison:
         """Words in front of most of the weights that no loader expects there."""
         votes: Counter[str] = Counter()
         body = list(self.asked.body)
-        for name in body[:: max(1, len(body) // _PROBES)][:_PROBES]:
+        for name in body[:: 1 + len(body) // _PROBES]:
             dotted = f".{name}"
-            votes.update({n[: -len(name)] for n in self.names if n.endswith(dotted)})
-        for front, _ in votes.most_common(2):
-            for base in self.asked.family.base:
-                if front.endswith(f".{base}"):
-                    return front.removesuffix(base)
-            return "" if front in self.asked.family.base else front
-        return ""
+            votes.update(n[: -len(name)] for n in self.names if n.endswith(dotted))
+        front = max(votes, key=lambda each: votes[each], default="")  # of equals the first
+        for base in self.asked.family.base:
+            if front.endswith(f".{base}"):
+                return front.removesuffix(base)
+        return "" if front in self.asked.family.base else front
 
     def _there(self, name: str, others: Sequence[str], front: str) -> bool:
         if front + name in self.names:

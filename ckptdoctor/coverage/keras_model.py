@@ -41,8 +41,9 @@ def held_against_json(table: TensorTable, text: bytes, source: str) -> Iterator[
     bare = table.format != "keras-h5"
     config, _, _ = read_model_config(text, where=source, bare=bare)
     if not config.layers:
-        hint = "give what model.to_json() returned"
-        raise UsageError("no layers in the configuration", where=source, hint=hint)
+        message = "no layers in the configuration: that of a subclassed model names none"
+        hint = "give the names of its weights, or another checkpoint of it"
+        raise UsageError(message, where=source, hint=hint)
     yield from _compared(table, config.layers, _held(table, config.paths), source)
 
 

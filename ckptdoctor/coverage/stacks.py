@@ -15,6 +15,8 @@ __all__ = ["held_against_itself"]
 
 _LAYERS = 4
 """The fewest layers from which one can be told to differ from the others."""
+_LONE = 6
+"""The fewest from which that is a loss: of four stages of a pyramid one has no resampling (DPT)."""
 _WEIGHTS = 3
 """The fewest weights of a layer: two are a kernel and its bias, and such stacks have gaps."""
 _UNIFORM = 0.75
@@ -87,7 +89,9 @@ class _Stack:
         First and last layers differ by design in many models.
         """
         odd = [number for number, held in self.layers.items() if held != self.usual]
-        if len(odd) != 1 or odd[0] in (0, self.end - 1) or not self.layers[odd[0]] < self.usual:
+        if len(self.layers) < _LONE or len(odd) != 1 or odd[0] in (0, self.end - 1):
+            return None
+        if not self.layers[odd[0]] < self.usual:
             return None
         return odd[0], sorted(self.usual - self.layers[odd[0]])
 
@@ -165,6 +169,10 @@ def _embeddings(
 
 
 def _has_more_words(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration speaks of more than one vocabulary: of text and of units of speech."""
+    """Whether a configuration speaks of more than one vocabulary: of two texts, of units of speech."""
     named = (str(key) for key in config)
-    return any(key.endswith("_vocab_size") and key != "type_vocab_size" for key in named)
+    if any(key.endswith("_vocab_size") and key != "type_vocab_size" for key in named):
+        return True
+    parts = (part.get("vocab_size") for part in config.values() if isinstance(part, dict))
+    sizes = {size for size in (config.get("vocab_size"), *parts) if type(size) is int}
+    return len(sizes) > 1

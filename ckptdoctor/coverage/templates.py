@@ -199,12 +199,9 @@ class _Expander:
             (asked.body if in_body else asked.head)[name] = tuple(others)
         if shape and mark not in ("~", "-"):
             self.shape(template.removeprefix("@"), shape.split())
-        if tied_to.startswith("@") and self.tied and mark != "~":  # the other one will do as well
-            target = tied_to.removeprefix("@")
-            if target in asked.body:
-                asked.body[target] = (*asked.body[target], f"@{template}")
-        elif tied_to and self.tied and mark != "~" and tied_to in asked.body:
-            asked.body[tied_to] = (*asked.body[tied_to], f"@{template}")
+        target = tied_to.removeprefix("@")
+        if self.tied and mark != "~" and target in asked.body:  # the other one will do as well
+            asked.body[target] = (*asked.body[target], f"@{template}")
 
     def shape(self, name: str, keys: Sequence[str]) -> None:
         sizes = [setting(self.config, key) for key in keys]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..config import Settings
-from ..errors import UsageError
+from ..errors import InternalError, ReadError, UsageError
 from ..report.escape import display
 from ..results import CastTo, FailOn, Purpose, Report, Weights
 from .cache import VerdictCache
@@ -141,7 +141,18 @@ def check(
         report = told(report, wrong) if wrong else report
         return weighed(report, terms)
     except Exception as error:  # noqa: BLE001  whatever it was, the file was not checked
-        return not_checked(path, terms, error)
+        return not_checked(path, terms, _in_words(error, path))
+
+
+def _in_words(error: Exception, path: str) -> Exception:
+    """Give what to tell: a process that may not have the memory it asks for is no bug."""
+    within = error.__cause__ if isinstance(error, InternalError) else error
+    if not isinstance(within, MemoryError):
+        return error
+    short = ReadError("there is not enough memory to check it", where=path, hint="allow more of it")
+    short.findings = getattr(error, "findings", ())
+    short.__cause__ = within
+    return short
 
 
 def _log(text: str) -> None:

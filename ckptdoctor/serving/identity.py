@@ -34,7 +34,7 @@ from typing import Any
 from ..errors import ChangedError, CkptDoctorError
 from ..sources import FileSource
 
-__all__ = ["FileState", "Identity", "identify", "put_on_disk", "sha256_of", "unsettled"]
+__all__ = ["FileState", "Identity", "identify", "moment", "put_on_disk", "sha256_of", "unsettled"]
 
 FINE_TICK, COARSE_TICK = 0.1, 2.0
 """
@@ -145,6 +145,31 @@ def identify(path: str, *, content: bool = False) -> Identity:
     if shards:
         beside += _family(folder)
     return Identity(path, tuple(files), tuple(absent), beside)
+
+
+def moment(path: str) -> tuple[tuple[int, ...], ...]:
+    """Inode, size and times of every file that a path leads to, in one look at each.
+
+    Equal before and after reading, no system call wrote to them meanwhile: also none that put the
+    time of the last write back.
+
+    Raises
+    ------
+    CkptDoctorError
+        If there is nothing that could be opened.
+    """
+    file, _ = _file_of(path)
+    source = FileSource(file)
+    try:
+        shards = _shards(source)
+        found = [_times(os.fstat(source.fd))]
+    finally:
+        source.close()
+    folder = os.path.dirname(file)  # noqa: PTH120  (the name as it is)
+    for shard in shards:
+        with contextlib.suppress(OSError):  # one that is absent is missing from the tuple, too
+            found.append(_times(os.stat(os.path.join(folder, shard))))  # noqa: PTH116, PTH118
+    return tuple(found)
 
 
 def put_on_disk(path: str, identity: Identity) -> None:

@@ -74,6 +74,7 @@ class Preflighted:
     async def _start(self, scope: Message, receive: Receive, send: Send) -> None:
         from .gate import apreflight  # noqa: PLC0415
 
+        self._passed = False  # a second start is another file's, perhaps
         try:
             report = await apreflight(self.path, **self.settings)
         except Exception as error:

@@ -9,11 +9,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..api import look
+from ..errors import ChangedError, CkptDoctorError
 from ..findings import Finding, Severity, container_finding
 from ..sources import FileSource
 from .cache import Kept, Shelf, VerdictCache, key_document, opened, patience
 from .digests import digests_of
-from .identity import COARSE_TICK, Identity, identify, put_on_disk, sha256_of, unsettled
+from .identity import (
+    COARSE_TICK,
+    Identity,
+    identify,
+    moment,
+    put_on_disk,
+    sha256_of,
+    unsettled,
+)
 from .stored import detached
 from .terms import Terms
 
@@ -22,6 +31,9 @@ if TYPE_CHECKING:
     from ..tensors import TensorTable
 
 __all__ = ["known_or_scanned"]
+
+_SCANS = 3
+"""At most, of files that are touched meanwhile: a link or new access rights move ctime as well."""
 
 
 def known_or_scanned(
@@ -50,7 +62,29 @@ def known_or_scanned(
 
 
 def _scanned(path: str, terms: Terms, progress: Progress | None, sources: list[FileSource]) -> Kept:
-    """Scan a checkpoint; ``sources`` gets the files that were read."""
+    """Scan a checkpoint until nobody touches it; ``sources`` gets the files that were read.
+
+    The scan itself sees what moves size or time of the last write; here ctime is compared, which
+    no program can put back.
+    """
+    for _ in range(_SCANS):
+        before = _moment(path)
+        sources.clear()
+        made = _scan(path, terms, progress, sources)
+        if before is not None and _moment(path) == before:
+            return made
+    hint = "run again when nothing writes to it"
+    raise ChangedError("changed while it was being read", where=path, hint=hint)
+
+
+def _moment(path: str) -> tuple[tuple[int, ...], ...] | None:
+    try:
+        return moment(path)
+    except CkptDoctorError:  # which reading tells better
+        return None
+
+
+def _scan(path: str, terms: Terms, progress: Progress | None, sources: list[FileSource]) -> Kept:
     found: dict[str, str] = {}
 
     def prepared(table: TensorTable) -> TensorTable:

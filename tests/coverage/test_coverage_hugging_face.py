@@ -329,6 +329,21 @@ def test_what_missing_shards_held_is_not_told_again(code, told):
     assert told(LLAMA, llama()[:9], findings=(other,)) != []
 
 
+def test_model_that_was_saved_inside_its_adapter_is_a_warning(told):
+    # as accelerate's save_model leaves a model of PEFT: from_pretrained loads nothing of q_proj
+    names = [f"base_model.model.{n}".replace("q_proj.", "q_proj.base_layer.") for n in llama()]
+    names += [f"base_model.model.model.layers.{i}.self_attn.q_proj.lora_A.weight" for i in range(3)]
+    [(severity, text)] = told(LLAMA, names)
+    assert severity == "WARNING"
+    assert text == (
+        "3 weights are of layers around which an adapter was saved: config.json describes the model "
+        "without it, and a loader that goes by it leaves these layers random (merge the adapter "
+        "first): 'base_model.model.model.layers.*.self_attn.q_proj.base_layer.weight' in 3 layers"
+    )
+    assert told(LLAMA, names, file="best.pt") == []
+    assert told(LLAMA, names[-3:], file="model.safetensors") == []
+
+
 def test_adapters_are_not_the_model(told):
     names = [f"base_model.model.layers.{i}.q_proj.lora_A.weight" for i in range(3)]
     assert told(LLAMA, names) == []

@@ -353,5 +353,5 @@ def test_numbered_groups_are_found_by_the_given_configuration(table_of, tmp_path
 def test_a_configuration_without_layers_is_refused(table_of, tmp_path: Path):
     path = tmp_path / "model.json"
     path.write_text('{"class_name": "Own", "config": {}}')
-    with pytest.raises(UsageError, match="no layers"):
+    with pytest.raises(UsageError, match="that of a subclassed model names none; give the names"):
         coverage_of(table_of(["a/vars/0"], format="keras-weights-h5"), "m", path)

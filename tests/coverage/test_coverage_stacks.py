@@ -94,6 +94,15 @@ def test_a_lone_layer_that_lacks_a_weight_is_a_warning(told):
     assert told(names) == [("WARNING", text)]
 
 
+def test_one_of_few_stages_may_be_without_what_the_others_have(told):
+    # 'neck.reassemble_stage' of DPT and Depth Anything: the third of four is not resized
+    inner = ("projection.weight", "projection.bias", "resize.weight", "resize.bias")
+    names = [name for name in stack(range(4), inner, "neck.layers") if ".2.resize." not in name]
+    assert told(names, num_hidden_layers=12) == []
+    six = [name for name in stack(range(6), inner) if ".2.resize." not in name]
+    assert told(six, num_hidden_layers=6) != []
+
+
 @pytest.mark.parametrize("number", [0, 7])
 def test_first_and_last_layers_differ_by_design(number, told):
     assert (
@@ -151,6 +160,15 @@ def test_fewer_words_than_the_configuration_has_are_a_warning(told):
     assert told(names, shapes={name: (90, 4)}, vocab_size=100, type_vocab_size=2) != []
     assert told(names, shapes={name: (90, 4)}, text_config={"vocab_size": 100}) != []
     assert told([*names, "b.wte.weight"], shapes={name: (90, 4)}, vocab_size=100) == []
+
+
+def test_embeddings_of_one_of_two_vocabularies_are_not_judged(told):
+    # BLIP-2: the file of a class that has the words of its query model alone
+    name = "embeddings.word_embeddings.weight"
+    both = {"text_config": {"vocab_size": 100}, "qformer_config": {"vocab_size": 90}}
+    assert told([*stack(range(8)), name], shapes={name: (90, 4)}, **both) == []
+    same = {"text_config": {"vocab_size": 100}, "qformer_config": {"vocab_size": 100}}
+    assert told([*stack(range(8)), name], shapes={name: (90, 4)}, **same) != []
 
 
 def test_only_the_file_that_loaders_take_is_judged(told):

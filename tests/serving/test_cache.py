@@ -573,13 +573,14 @@ class TestYoungFiles:
     def test_verdict_on_a_file_that_changes_meanwhile_is_not_kept(
         self, fit, cache, monkeypatch, when, caplog
     ):
-        examined = scanning.look
+        examined, todo = scanning.look, [when]
 
         def moved(path, *more):
-            if when == "before":
+            now = todo.pop() if todo else ""
+            if now == "before":
                 checkups.fit(Path(path))
             report = examined(path, *more)
-            if when == "after":
+            if now == "after":
                 Path(path).chmod(0o600)
             return report
 

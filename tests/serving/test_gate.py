@@ -4,6 +4,7 @@ import asyncio
 import copy
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -220,7 +221,7 @@ class TestUnchecked:
 
     @pytest.mark.parametrize(
         "raised",
-        [RuntimeError("a\nb"), MemoryError(), RecursionError("deep"), OSError(5, "bad disk")],
+        [RuntimeError("a\nb"), RecursionError("deep"), OSError(5, "bad disk")],
         ids=lambda error: type(error).__name__,
     )
     def test_whatever_goes_wrong_it_never_returns(self, fit, monkeypatch, raised):
@@ -231,6 +232,22 @@ class TestUnchecked:
         error = puzzle(fit, fail_on="never")
         assert error.__cause__ is raised
         assert type(raised).__name__ in str(error)
+
+    @pytest.mark.parametrize("place", ["look", "rule"])
+    def test_lack_of_memory_is_no_bug(self, unfit, monkeypatch, place):
+        def greedy(*_):
+            raise MemoryError
+
+        if place == "look":
+            monkeypatch.setattr(scanning, "look", greedy)
+        else:
+            monkeypatch.setattr(RULES[-1], "check", greedy)
+        error = puzzle(unfit, fail_on="never")
+        told = "could not be checked: there is not enough memory to check it; allow more of it"
+        assert str(error) == f"{unfit}: {told}"
+        assert isinstance(error.__cause__.__cause__, MemoryError)
+        assert not error.report.error.bug
+        assert bool(error.findings) == (place == "rule")
 
     def test_rule_that_crashes(self, fit, monkeypatch):
         def crash(*_):
@@ -262,6 +279,55 @@ class TestUnchecked:
 
         monkeypatch.setattr(scanning, "look", slow)
         assert "changed while it was being read" in str(puzzle(fit))
+
+    @pytest.mark.parametrize("cached", [False, True])
+    @pytest.mark.parametrize("kind", ["file", "shard"])
+    def test_byte_that_is_changed_meanwhile_with_size_and_time_put_back(
+        self, tmp_path, monkeypatch, kind, cached
+    ):
+        if kind == "file":
+            path = victim = checkups.fit(tmp_path / "m.safetensors")
+        else:
+            path = checkups.save_set(tmp_path / "m", checkups.fit_state(), shards=1)
+            victim = path / "model-00001-of-00001.safetensors"
+        examined = scanning.look
+
+        def overtaken(*given):
+            report = examined(*given)
+            if todo:
+                checkups.save_safetensors(victim, todo.pop())
+                os.utime(victim, ns=(0, written))
+            return report
+
+        todo, written = [checkups.unfit_state()], victim.stat().st_mtime_ns
+        monkeypatch.setattr(scanning, "look", overtaken)
+        with pytest.raises(UnfitCheckpointError, match="variance is NaN"):
+            preflight(path, cache=tmp_path / "cache" if cached else None)
+
+    def test_file_that_is_touched_again_and_again(self, fit, monkeypatch):
+        examined, touched = scanning.look, []
+
+        def touching(path, *more):
+            report = examined(path, *more)
+            Path(path).chmod(0o600)
+            touched.append(path)
+            return report
+
+        monkeypatch.setattr(scanning, "look", touching)
+        assert "changed while it was being read" in str(puzzle(fit))
+        assert len(touched) == 3
+
+    def test_file_that_is_touched_once_is_read_again(self, fit, monkeypatch):
+        examined, linked = scanning.look, []
+
+        def linking(path, *more):
+            report = examined(path, *more)
+            if not linked:
+                linked.append(os.link(path, f"{path}.link"))
+            return report
+
+        monkeypatch.setattr(scanning, "look", linking)
+        assert preflight(fit).verdict.serve == "fit"
 
     def test_interruption_is_none_of_it(self, fit, monkeypatch):
         def interrupted(*_):

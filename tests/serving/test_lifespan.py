@@ -120,6 +120,15 @@ def test_request_after_a_refused_start_is_refused(broken):
     assert conversation.started_with is None
 
 
+def test_request_after_a_second_start_that_was_refused_is_refused(good):
+    conversation = Conversation()
+    guarded = conversation.start(good)
+    checkpoint(good, broken=True)
+    for scope in ({"type": "lifespan"}, {"type": "http"}):
+        with pytest.raises((UnfitCheckpointError, UsageError)):
+            asyncio.run(guarded(scope, conversation.receive, conversation.send))
+
+
 def test_request_after_the_start_is_served(good):
     conversation = Conversation()
     guarded = conversation.start(good)
