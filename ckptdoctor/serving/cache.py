@@ -48,7 +48,7 @@ class VerdictCache:
     key
         ``stat``, the default, knows a file by inode, size, its times, and samples of its content;
         a byte that changed shows even where size and mtime were put back. ``content`` takes the
-        SHA-256 of all of it, each time: for copies of one file on several machines.
+        SHA-256 of all of it, each time: for copies of one file on several machines, under one path.
     wait
         Seconds to wait for another process that scans the same file, at most; by its size where
         None.

@@ -87,7 +87,8 @@ class Identity:
     def key(self) -> dict[str, Any]:
         """Document that is equal for the same content only.
 
-        With full hashes they count alone, so that copies on other machines are known too.
+        With full hashes they count alone, so that copies on other machines are known too, under the
+        same path: what a report tells repeats it.
         """
         return {
             "path": self.path,
