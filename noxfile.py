@@ -15,6 +15,7 @@ CODE = ["ckptdoctor", "tests", "benchmarks", "docs/serving", "sample_checkpoints
 FRAMEWORKS = ["torch", "tensorflow", "tf_keras"]
 PINNED = ["--constraint", ".ci/constraints.txt"]
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "TF_USE_LEGACY_KERAS": "0"}
+SUITE = ["pytest", "--hypothesis-profile=gate"]
 IS_FREE_OF_FRAMEWORKS = """
 import importlib.util, sys
 found = [name for name in ("torch", "tensorflow", "keras", "tf_keras", "jax")
@@ -54,14 +55,14 @@ def no_frameworks(session: nox.Session) -> None:
     """The suite with neither torch nor TensorFlow installed, and proof of that."""
     session.install("-e", ".", *_group("tests"))
     session.run("python", "-c", IS_FREE_OF_FRAMEWORKS)
-    session.run("pytest", "-m", "not oracle", *session.posargs)
+    session.run(*SUITE, "-m", "not oracle", *session.posargs)
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
     """The same suite on every supported Python; interpreters that are missing are skipped."""
     session.install("-e", ".", *_group("tests"))
-    session.run("pytest", "-m", "not oracle", *session.posargs)
+    session.run(*SUITE, "-m", "not oracle", *session.posargs)
 
 
 @nox.session(python="3.11")
@@ -69,7 +70,7 @@ def lowest(session: nox.Session) -> None:
     """The same suite with the lowest versions of the dependencies that we promise."""
     pinned = ["--constraint", ".ci/constraints-lowest.txt"]
     session.install("-e", ".", *_group("tests"), *pinned)
-    session.run("pytest", "-m", "not oracle", *session.posargs)
+    session.run(*SUITE, "-m", "not oracle", *session.posargs)
 
 
 @nox.session
@@ -77,7 +78,7 @@ def oracle(session: nox.Session) -> None:
     """What real frameworks write, read, train and serve."""
     served = [*_group("serving"), *_group("training")]
     session.install("-e", ".", *_group("tests"), *served, *FRAMEWORKS, *PINNED)
-    session.run("pytest", "-m", "oracle", *session.posargs, env=QUIET)
+    session.run(*SUITE, "-m", "oracle", *session.posargs, env=QUIET)
 
 
 @nox.session
@@ -85,6 +86,14 @@ def samples(session: nox.Session) -> None:
     """Make the samples again and compare them with the committed ones."""
     session.install("-e", ".", *FRAMEWORKS, *PINNED)
     session.run("python", "sample_checkpoints/make.py", "--check", env=QUIET)
+
+
+@nox.session
+def properties(session: nox.Session) -> None:
+    """The property tests ten times over, with other examples each time."""
+    session.install("-e", ".", *_group("tests"))
+    for _ in range(10):
+        session.run("pytest", "-q", "-m", "hypothesis and not oracle", *session.posargs)
 
 
 @nox.session
