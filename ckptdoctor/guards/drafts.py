@@ -12,14 +12,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError, WriteError
 from ..write.draft import draft_name, flush_folder, hold_folder, remove_leftovers
 
-__all__ = ["check_saved", "drafted", "local_path", "place", "put_aside"]
+__all__ = ["PREVIOUS", "check_saved", "drafted", "local_path", "named_path", "place", "put_aside"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_PREVIOUS = ".previous-ckptdoctor"
+PREVIOUS = ".previous-ckptdoctor"
+"""Behind the name of a folder that stands aside while a newer one takes its place."""
+_LONGEST = 255 - len(PREVIOUS)
+"""Bytes of a name that leave room for what is put before or behind it."""
 
 
 def local_path(path: str | os.PathLike[str]) -> Path:
@@ -28,7 +32,7 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     UsageError
-        If it is empty or no path of this machine.
+        If it is no path, or none of this machine, or its name is too long.
 
     Examples
     --------
@@ -36,13 +40,28 @@ def local_path(path: str | os.PathLike[str]) -> Path:
     Traceback (most recent call last):
     ckptdoctor.errors.UsageError: s3://bucket/model.pt: is no path of this machine
     """
-    name = os.fspath(path)
-    if not name or Path(name).name in ("", ".."):
-        raise UsageError("expected the path of a checkpoint to write", where=name or "''")
+    given: Any = path
+    if not isinstance(given, str | os.PathLike) or not _is_name(name := os.fspath(given)):
+        message = f"expected the path of a checkpoint to write, found {given!r:.100}"
+        raise UsageError(message)
     if _URL.match(name):
         hint = "save to a local path and copy what was accepted"
         raise UsageError("is no path of this machine", where=name, hint=hint)
-    return Path(os.path.realpath(name))
+    real = Path(os.path.realpath(name))
+    if len(os.fsencode(real.name)) > _LONGEST:
+        message = f"expected a name of at most {_LONGEST} bytes, found {real.name!r:.60}..."
+        raise UsageError(message)
+    return real
+
+
+def _is_name(path: Any) -> bool:
+    return isinstance(path, str) and "\0" not in path and Path(path).name not in ("", "..")
+
+
+def named_path(path: str | os.PathLike[str]) -> Path:
+    """Path that a checkpoint is known by: links are followed but for one of its own name."""
+    given = Path(path)
+    return Path(os.path.realpath(given.parent), given.name)
 
 
 @contextmanager
@@ -135,22 +154,22 @@ def _flush_file(path: Path) -> None:
 
 
 def _swap(draft: Path, target: Path) -> None:
-    previous = target.with_name(f"{target.name}{_PREVIOUS}")
+    previous = target.with_name(f"{target.name}{PREVIOUS}")
     shutil.rmtree(previous, ignore_errors=True)  # the target is there: it is what was left over
-    target.rename(previous)
     try:
+        target.rename(previous)
         draft.rename(target)
-    except BaseException:
-        previous.rename(target)
+    except BaseException:  # wherever Ctrl-C came
+        _restore(target)
         raise
     shutil.rmtree(previous, ignore_errors=True)
 
 
 def _restore(target: Path) -> None:
     """Put a folder back whose replacement never came."""
-    previous = target.with_name(f"{target.name}{_PREVIOUS}")
-    if previous.is_dir() and not os.path.lexists(target):
-        with suppress(OSError):
+    previous = target.with_name(f"{target.name}{PREVIOUS}")
+    with suppress(OSError):  # the target is there, and then it is the newer one
+        if previous.is_dir():
             previous.rename(target)
 
 

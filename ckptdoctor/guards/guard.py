@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any, TypeVar
 
 from ..errors import CkptDoctorError, UnfitCheckpointError, UsageError
 from ..report.escape import display
-from .pointer import Good, read_pointer, write_pointer
-from .saving import LOGGER, Saved, refusal, stepwise, told
+from .drafts import named_path
+from .pointer import LOGGER, Good, read_pointer, write_pointer
+from .saving import Saved, refusal, stepwise, told
 from .terms import Terms
 from .watching import Bad, Gauge, Watch
 
@@ -137,10 +139,10 @@ class Guard:
     def _accept(self, path: Path, step: int) -> None:
         if self.folder is None:
             return
-        real = Path(os.path.realpath(path))
-        if real.is_relative_to(self.folder):
-            self.last_good = Good(real.relative_to(self.folder).as_posix(), step)
-            self._point()
+        named = named_path(path)
+        if named.is_relative_to(self.folder):
+            self.last_good = Good(named.relative_to(self.folder).as_posix(), step)
+            write_pointer(self.folder, self.last_good, self.state()["first_bad"])
 
     def _look(self, step: int) -> None:
         self._since = 0
@@ -167,23 +169,33 @@ class Guard:
             LOGGER.warning("%s", text)
 
     def _last_good(self) -> str:
-        good = self.last_good
+        good = self._newest()
         if good is None or self.folder is None:
             return "no good checkpoint yet"
-        path = self.folder / good.file
+        path = good.path(self.folder)
+        if path is None:
+            return f"the last good one, {good.file}, is gone"
         here = Path(os.path.realpath(os.curdir))
         if self.relative and path.is_relative_to(here):
             path = path.relative_to(here)
-        return f"last good: {path} (step {good.step:,})"
+        return f"last good: {path}" + ("" if good.step is None else f" (step {good.step:,})")
 
     def _point(self) -> None:
         """Write ``last_good.json``; training goes on without it."""
-        if self.folder is None or self.last_good is None:
-            return
-        try:
-            write_pointer(self.folder, self.last_good, self.state()["first_bad"])
-        except CkptDoctorError as error:
-            LOGGER.warning("%s", error)
+        good = self._newest()
+        if self.folder is not None and good is not None:
+            write_pointer(self.folder, good, self.state()["first_bad"])
+
+    def _newest(self) -> Good | None:
+        """Return the last good checkpoint: one of another guard in this folder may be newer."""
+        mine = self.last_good
+        if mine is None or self.folder is None:
+            return mine
+        with suppress(CkptDoctorError):
+            other = read_pointer(self.folder)
+            if other and other.path(self.folder) and (other.step or 0) >= (mine.step or 0):
+                return other
+        return mine
 
     def _attempt(self, what: Callable[[], _T]) -> _T | None:
         """Do something with the model that must not end its training."""
@@ -207,7 +219,10 @@ def _earlier(folder: Path, step: int) -> Good | None:
     except CkptDoctorError as error:
         LOGGER.warning("%s", error)
         return None
-    return good if good is not None and good.step <= step else None
+    if good is None or good.path(folder) is None:
+        return None
+    before = step > 0 if good.step is None else good.step <= step
+    return good if before else None
 
 
 class Standin:

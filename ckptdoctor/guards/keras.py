@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .drafts import drafted, local_path
+from .drafts import drafted, local_path, named_path
 from .framework import callback_class
 from .guard import Guard, Standin
 from .saving import settle
@@ -60,7 +60,7 @@ class KerasGuard:
         )
         self.guard = Guard(terms, watch_every)
         self.guard.relative = not Path(filepath).is_absolute()
-        self._target = local_path(filepath)
+        local_path(filepath)
         self._step = 0
         self._batch = -1
         self._saving = False
@@ -80,14 +80,16 @@ class KerasGuard:
 
     def on_train_begin(self, logs: Any = None) -> None:
         cast("Any", super()).on_train_begin(logs)
-        optimizer = getattr(self.model, "optimizer", None)
-        self._step = int(optimizer.iterations) if optimizer is not None else 0
-        if self.model.built:
-            self._begin()
+        self.guard.folder = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         cast("Any", super()).on_epoch_begin(epoch, logs)
         self._batch = -1
+        if self.guard.folder is None:  # now every callback has restored what it restores
+            optimizer = getattr(self.model, "optimizer", None)
+            self._step = int(optimizer.iterations) if optimizer is not None else 0
+            if self.model.built:
+                self._begin()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._step += batch - self._batch  # several, if the model is compiled to do so
@@ -109,14 +111,19 @@ class KerasGuard:
     def _begin(self) -> None:
         from .keras_gauge import KerasGauge  # noqa: PLC0415
 
-        folder = self._target.parent
+        self.guard.begin(self._folder(), self._step, lambda: KerasGauge(self.model))
+
+    def _folder(self) -> Path:
+        folder = named_path(cast("Any", self).filepath).parent
         while "{" in folder.name:  # a folder for each epoch
             folder = folder.parent
-        self.guard.begin(folder, self._step, lambda: KerasGauge(self.model))
+        return folder
 
     @contextmanager
     def _guarding(self) -> Iterator[None]:
         self._best = getattr(self, "best", None)
+        if self._best is not None and self._best != self._best:
+            self.best = self._best = None  # nothing would ever be better than NaN
         self._saving = True
         try:
             yield
@@ -126,22 +133,24 @@ class KerasGuard:
             self.model.stop_training = True
 
     def _save(self, save: Any, path: str, options: dict[str, Any]) -> None:
+        self.guard.folder = self._folder()  # beside the checkpoint, whatever the working folder is
+        best, self.best = getattr(self, "best", None), self._best  # the best is one that is there
         self.guard.look_now(self._step)
         target = local_path(path)
         with drafted(target) as draft:
             save(str(draft), **options)
             saved = settle(draft, target, self.guard.terms, shown=path, aside=self._aside(target))
-        if not saved.kept:
-            self.best = self._best  # the best is one that is there
+        if saved.kept:
+            self.best = best
         self.guard.settled(saved, self._step)
 
     def _aside(self, target: Path) -> Path:
         """Path for what is refused: one for all epochs, or there would be one more each."""
-        pattern, folder = str(self._target), self.guard.folder
-        if folder is None or "{" not in pattern:
+        pattern = str(cast("Any", self).filepath)
+        if "{" not in pattern:
             return target
         suffix = ".weights.h5" if pattern.endswith(".weights.h5") else Path(pattern).suffix
-        return folder / f"checkpoint{suffix}"
+        return self._folder() / f"checkpoint{suffix}"
 
 
 def __getattr__(name: str) -> Any:

@@ -150,7 +150,7 @@ class LightningGuard:
             trainer.save_checkpoint(trainer.strategy.broadcast(str(draft)), *args, **kwargs)
             saved = None
             if writes:
-                aside = target.with_name(_ASIDE)
+                aside = (self.guard.folder or target.parent) / _ASIDE
                 saved = settle(draft, target, self.guard.terms, shown=filepath, aside=aside)
             answer = trainer.strategy.broadcast(saved.answer if saved else "")
         if answer != "fit":

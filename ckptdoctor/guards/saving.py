@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import logging
+import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import UncheckedCheckpointError, UnfitCheckpointError, UsageError
-from .drafts import check_saved, drafted, local_path, place, put_aside
+from ..errors import UncheckedCheckpointError, UnfitCheckpointError, UsageError, WriteError
+from ..report.escape import display
+from .drafts import check_saved, drafted, local_path, named_path, place, put_aside
 from .judging import Answer, judge
+from .pointer import LOGGER, Good, write_pointer
 from .terms import LOSSES, KeepUnfit, Limit, Terms
 
 if TYPE_CHECKING:
     from ..results import Purpose, Report
 
-__all__ = ["LOGGER", "Saved", "guarded_save", "refusal", "settle", "stepwise", "told"]
-
-LOGGER = logging.getLogger("ckptdoctor")
-"""Where guards speak; without any logging set up, Python prints warnings to stderr."""
+__all__ = ["Saved", "guarded_save", "refusal", "settle", "stepwise", "told"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +94,13 @@ def guarded_save(
     fail_on, purpose, select, ignore
         As in `ckptdoctor.inspect`; by default errors of `LOSSES`.
     step
-        Named in messages.
+        Steps done; named in messages and in ``last_good.json``.
 
     Returns
     -------
     Saved
-        ``saved.kept`` is the answer, ``saved.report`` the reasons.
+        ``saved.kept`` is the answer, ``saved.report`` the reasons.  What is kept is also what
+        `ckptdoctor.guards.last_good` tells of its folder.
 
     Raises
     ------
@@ -111,7 +111,8 @@ def guarded_save(
     WriteError
         If nothing was saved, or it cannot be put in place.
     UsageError
-        If ``save`` is no function, a choice does not exist, or the path is not on this machine.
+        If ``save`` is no function, a choice does not exist, ``step`` is no number, or the path is
+        not on this machine.
     """
     given: Any = save
     if not callable(given):
@@ -127,15 +128,27 @@ def guarded_save(
         select=select,
         ignore=ignore,
     )
+    done = _whole(step)
     target = local_path(path)
+    named = named_path(path)
     with drafted(target) as draft:
         save(str(draft))
         saved = settle(draft, target, terms, shown=os.fspath(path))
-    if not saved.kept:
-        if on_unfit == "raise":
-            raise refusal(saved)
-        LOGGER.warning("%s%s", stepwise(step), told(saved))
+    if saved.kept:
+        write_pointer(named.parent, Good(named.name, done))
+    elif on_unfit == "raise":
+        raise refusal(saved)
+    else:
+        LOGGER.warning("%s%s", stepwise(done), told(saved))
     return saved
+
+
+def _whole(step: Any) -> int | None:
+    try:
+        return None if step is None else operator.index(step)
+    except TypeError:
+        message = f"expected step to be a whole number or None, found {step!r:.100}"
+        raise UsageError(message, hint="int(step)") from None
 
 
 def settle(
@@ -177,7 +190,11 @@ def _aside(draft: Path, target: Path, answer: Answer, keep: KeepUnfit) -> str:
             where = latest
         else:
             return ""
-    put_aside(draft, where)
+    try:
+        put_aside(draft, where)
+    except WriteError as error:  # evidence, which is not worth the training
+        LOGGER.warning("%s", display(str(error)))
+        return ""
     return str(where)
 
 
@@ -194,8 +211,6 @@ def stepwise(step: int | None) -> str:
 
 def told(saved: Saved) -> str:
     """Say in one line why a checkpoint was not kept, and where it is instead."""
-    from ..report.escape import display  # noqa: PLC0415
-
     what = "is unfit" if saved.answer == "unfit" else "could not be checked"
     text = f"{saved.path} {what} and was not kept: {saved.why}"
     if saved.aside:
@@ -207,8 +222,6 @@ def told(saved: Saved) -> str:
 
 def refusal(saved: Saved) -> UnfitCheckpointError | UncheckedCheckpointError:
     """Error for a save that was refused."""
-    from ..report.escape import display  # noqa: PLC0415
-
     cls = UnfitCheckpointError if saved.answer == "unfit" else UncheckedCheckpointError
     why = told(saved).removeprefix(f"{display(saved.path)} ").removeprefix("is ")
     return cls(why, where=display(saved.path), report=saved.report)

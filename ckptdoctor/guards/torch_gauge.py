@@ -49,8 +49,8 @@ class TorchGauge:
 
         groups = zip(*readings, strict=True)
         finite = [torch.stack(group).isfinite().cpu().numpy() for group in groups]
-        together = np.concatenate(finite, axis=1) if finite else np.ones((len(readings), 0), bool)
-        return ~together[:, self._order]
+        suspects: NDArray[np.bool_] = ~np.concatenate(finite, axis=1)[:, self._order]
+        return suspects
 
     def kind(self, slot: int) -> str:
         values = _local(self._tensors[slot].detach())

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CkptDoctorError
 from .drafts import drafted, local_path, place, put_aside
 from .framework import callback_class
 from .guard import Guard
 from .judging import judge
-from .pointer import read_pointer
-from .saving import LOGGER, Saved
+from .pointer import LOGGER
+from .saving import Saved
 from .terms import LOSSES, KeepUnfit, Limit, OnUnfit, Terms
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ _BASES = (
     ("transformers.trainer_callback", "ExportableState"),
 )
 _GOOD = "last_good"
+_UNFIT = "unfit-checkpoint-"
 _BEST = ("best_metric", "best_global_step", "best_model_checkpoint")
 
 
@@ -76,9 +76,10 @@ class TransformersGuard:
         folder = local_path(args.output_dir)
         self.guard.speaks = state.is_world_process_zero
         self.guard.agree = _agreed
-        if state.is_world_process_zero:
-            _unshare(folder, state.global_step)
         self.guard.begin(folder, state.global_step, lambda: TorchGauge(model))
+        good = self.guard.last_good
+        if state.is_world_process_zero and (good is None or good.file != _GOOD):
+            _unshare(folder / _GOOD)
         self._best = {name: getattr(state, name, None) for name in _BEST}
         return self._stopped(control)
 
@@ -141,10 +142,14 @@ class TransformersGuard:
         """Rename what is unfit, and keep the first and the latest of those."""
         aside = folder.with_name(f"unfit-{folder.name}")
         put_aside(folder, aside)
-        keep = self.guard.terms.keep_unfit
-        known = sorted(aside.parent.glob("unfit-checkpoint-*"), key=_number)
-        kept = {"both": {known[0], aside}, "first": {known[0]}, "latest": {aside}}.get(keep, set())
-        for other in known:
+        known = {
+            int(number): path
+            for path in folder.parent.glob(f"{_UNFIT}*")
+            if (number := path.name.removeprefix(_UNFIT)).isdecimal()
+        }
+        first, keep = known[min(known)], self.guard.terms.keep_unfit
+        kept = {"both": {first, aside}, "first": {first}, "latest": {aside}}.get(keep, set())
+        for other in known.values():
             if other not in kept:
                 shutil.rmtree(other, ignore_errors=True)
         return str(aside) if aside in kept else ""
@@ -152,7 +157,7 @@ class TransformersGuard:
     def _put_back(self, folder: Path, state: Any) -> None:
         """Have the Trainer find the last good checkpoint and the best one, as before this save."""
         good = self.guard.last_good
-        if good is not None:
+        if good is not None and good.file == _GOOD:
             there = folder.with_name(f"checkpoint-{good.step}")
             if not there.exists() and folder.with_name(good.file).is_dir():
                 _linked(folder.with_name(good.file), there)
@@ -160,11 +165,6 @@ class TransformersGuard:
         if best is not None and local_path(best) == folder:
             for name, value in self._best.items():
                 setattr(state, name, value)
-
-
-def _number(path: Path) -> int:
-    last = path.name.rpartition("-")[2]
-    return int(last) if last.isdecimal() and len(last) < 19 else -1
 
 
 def _linked(folder: Path, target: Path) -> Path:
@@ -182,18 +182,15 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _unshare(folder: Path, step: int) -> None:
+def _unshare(good: Path) -> None:
     """Give the good checkpoint files of its own, where a run goes back and writes to the old ones."""
     try:
-        good = read_pointer(folder)
-        if good is None or good.step <= step:
-            return
-        for path in (folder / good.file).rglob("*"):
+        for path in good.rglob("*"):
             if path.is_file() and path.stat().st_nlink > 1:
                 copy = path.with_name(f".{path.name}.copy")
                 shutil.copy2(path, copy)
                 copy.replace(path)
-    except (OSError, CkptDoctorError) as error:
+    except OSError as error:
         LOGGER.warning("%s", error)
 
 

@@ -292,3 +292,35 @@ def test_other_backends_are_watched_as_well(tmp_path, backend, step):
         "weights are finite\n"
     ), done.stderr
     assert names(tmp_path) == ["last_good.json", "m.keras", "unfit-m.keras"]
+
+
+@pytest.mark.parametrize("first", ["guard", "backup"])
+def test_run_that_another_callback_restores_knows_its_steps(tmp_path, first):
+    def fit(bad_batch, stop):
+        def interrupt(epoch, _logs):
+            if stop and epoch == 1:
+                raise KeyboardInterrupt
+
+        run = Run(bad_batch)
+        made = guard(tmp_path / "m.weights.h5", save_weights_only=True, watch_every=1)
+        backup = run.keras.callbacks.BackupAndRestore(tmp_path / "backup")
+        callbacks = [made, backup] if first == "guard" else [backup, made]
+        ending = run.keras.callbacks.LambdaCallback(on_epoch_begin=interrupt)
+        run.fit(*callbacks, ending, epochs=2)
+        return made.guard
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(bad_batch=None, stop=True)
+    resumed = fit(bad_batch=5, stop=False)
+    assert (resumed.last_good.step, resumed.first_bad.step) == (8, 14)
+
+
+def test_validation_that_is_nan_once_does_not_end_the_saving_of_the_best(tmp_path):
+    run, path = Run(), tmp_path / "m.keras"
+    made = guard(path, save_best_only=True, monitor="val_loss")
+    steps = []
+    for x in (np.full((8, 4), np.nan, np.float32), run.x[:8]):
+        run.fit(made, validation_data=(x, run.y[:8]))
+        steps.append(json.loads((tmp_path / "last_good.json").read_text())["step"])
+    assert steps == [8, 16]
+    assert made.best > 0

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ckptdoctor.errors import FormatError, UsageError, WriteError
+from ckptdoctor.errors import FormatError, UsageError
 from ckptdoctor.guards import last_good
 from ckptdoctor.guards.pointer import NAME, Good, read_pointer, write_pointer
 
@@ -42,8 +42,24 @@ def test_folder_that_was_moved_still_knows(tmp_path):
 
 def test_checkpoint_that_is_gone_is_named(tmp_path):
     write_pointer(tmp_path, Good("m.pt", 5))
-    with pytest.raises(UsageError, match=r"last_good\.json: names 'm\.pt', which is gone"):
+    told = r"last_good\.json: names 'm\.pt', which is gone; resume from another checkpoint there"
+    with pytest.raises(UsageError, match=told):
         last_good(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "\ud800"], ids=["long", "nul", "surrogate"])
+def test_name_that_no_disk_takes_is_gone(tmp_path, name):
+    write_pointer(tmp_path, Good(name, 5))
+    with pytest.raises(UsageError, match="which is gone"):
+        last_good(tmp_path)
+
+
+def test_folder_that_stepped_aside_for_one_that_never_came_is_found(tmp_path):
+    (tmp_path / "run.previous-ckptdoctor").mkdir()
+    write_pointer(tmp_path, Good("run", 5))
+    assert last_good(tmp_path) == str(tmp_path / "run.previous-ckptdoctor")
+    (tmp_path / "run").mkdir()
+    assert last_good(tmp_path) == str(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +77,7 @@ def test_checkpoint_that_is_gone_is_named(tmp_path):
         b'{"file": "../m.pt", "step": 5}',
         b'{"file": "a/../../m.pt", "step": 5}',
         b'{"file": "/etc/passwd", "step": 5}',
-        b'{"file": "m.pt", "step": 5}' + b" " * 65536 + b"x",
+        b'{"file": "m.pt", "step": 5}' + b" " * 65536,
         b"\xff\xfe",
         b"[" * 60000,
         b'{"file": "m.pt", "step": ' + b"9" * 5000 + b"}",
@@ -73,9 +89,13 @@ def test_file_that_no_guard_wrote_is_refused(tmp_path, text):
         last_good(tmp_path)
 
 
-def test_folder_in_its_place_is_one_line(tmp_path):
+def test_folder_in_its_place_is_one_line_and_ends_no_training(tmp_path, caplog):
     (tmp_path / NAME).mkdir()
     with pytest.raises(UsageError, match="cannot be read"):
         last_good(tmp_path)
-    with pytest.raises(WriteError):
-        write_pointer(tmp_path, Good("m.pt", 5))
+    write_pointer(tmp_path, Good("m.pt", 5))
+    (record,) = caplog.records
+    assert record.message == (
+        f"{tmp_path / NAME} may not name m.pt, the newest that is fit: "
+        "could not be renamed: Is a directory; nothing was changed"
+    )

@@ -8,7 +8,7 @@ import pytest
 
 from ckptdoctor.errors import UncheckedCheckpointError, UnfitCheckpointError, UsageError
 from ckptdoctor.guards.guard import Guard, Standin
-from ckptdoctor.guards.pointer import Good, write_pointer
+from ckptdoctor.guards.pointer import Good, read_pointer, write_pointer
 from ckptdoctor.guards.saving import Saved, guarded_save
 from ckptdoctor.guards.terms import Terms
 from ckptdoctor.guards.watching import Bad, Slot, Watch
@@ -288,9 +288,42 @@ class TestGuard:
         assert not one.stops
 
     def test_resumed_run_knows_the_last_good_one_and_a_new_run_does_not(self, tmp_path, gauge):
+        (tmp_path / "m.pt").write_bytes(b"x")
         write_pointer(tmp_path, Good("m.pt", 1000))
         assert guard(tmp_path, gauge, step=1000).last_good == Good("m.pt", 1000)
         assert guard(tmp_path, gauge, step=999).last_good is None
+        write_pointer(tmp_path, Good("m.pt", None))  # saved by who does not count steps
+        assert guard(tmp_path, gauge, step=1).last_good == Good("m.pt", None)
+        assert guard(tmp_path, gauge, step=0).last_good is None
+
+    @pytest.mark.parametrize("step", [4, 8])
+    def test_newer_checkpoint_of_another_guard_in_the_folder_stays_the_last_good_one(
+        self, tmp_path, gauge, caplog, step
+    ):
+        """One for the best and one for the newest, and the first to save is the last to speak."""
+        best, newest = guard(tmp_path, gauge), guard(tmp_path, gauge)
+        best.settled(saved(tmp_path, name="best.pt"), 4)
+        newest.settled(saved(tmp_path, name="last.pt"), step)
+        poison(gauge, 0)
+        for one in (newest, best):
+            one.check(9)
+        assert read_pointer(tmp_path) == Good("last.pt", step)
+        assert all(f"last.pt (step {step})" in message for message in caplog.messages)
+        best.settled(saved(tmp_path, name="best.pt"), 3)  # newer, whatever its step
+        assert read_pointer(tmp_path) == Good("best.pt", 3)
+        (tmp_path / "best.pt").unlink()
+        newest.settled(saved(tmp_path, POISONED), 10)
+        assert caplog.messages[-1].endswith(f"last.pt (step {step})")
+
+    def test_last_good_one_that_is_gone_is_not_named(self, tmp_path, gauge, caplog):
+        write_pointer(tmp_path, Good("m.pt", 5))
+        assert guard(tmp_path, gauge, step=5).last_good is None
+        one = guard(tmp_path, gauge, step=5)
+        one.settled(saved(tmp_path), 6)
+        (tmp_path / "m.pt").unlink()
+        poison(gauge, 0)
+        one.check(7)
+        assert caplog.messages[-1].endswith("; the last good one, m.pt, is gone")
 
     def test_pointer_that_is_broken_or_cannot_be_written_ends_no_training(
         self, tmp_path, gauge, caplog
@@ -299,7 +332,10 @@ class TestGuard:
         one = guard(tmp_path, gauge)
         one.settled(saved(tmp_path), 5)
         assert one.last_good == Good("m.pt", 5)
-        assert caplog.text.count("last_good.json") == 2
+        read, saver, settled = caplog.messages
+        assert "last_good.json: cannot be read" in read
+        assert saver == settled
+        assert "last_good.json may not name m.pt, the newest that is fit: " in settled
 
     def test_checkpoint_elsewhere_is_not_what_this_folder_points_to(self, tmp_path, gauge):
         (tmp_path / "a").mkdir()
