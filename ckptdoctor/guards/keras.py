@@ -155,6 +155,6 @@ class KerasGuard:
 
 def __getattr__(name: str) -> Any:
     if name == "CheckpointGuard":
-        return callback_class(__name__, KerasGuard, _BASES, "keras", "tensorflow")
+        return callback_class(__name__, KerasGuard, _BASES, "keras", "ckptdoctor[tensorflow]")
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import UnfitCheckpointError, UsageError
+from ..errors import CkptDoctorError, UnfitCheckpointError, UsageError, WriteError
 from .drafts import drafted, local_path
 from .guard import Guard, Standin
 from .saving import settle
@@ -148,11 +148,16 @@ class LightningGuard:
             writes = trainer.is_global_zero
             draft = stack.enter_context(drafted(target)) if writes else Path()
             trainer.save_checkpoint(trainer.strategy.broadcast(str(draft)), *args, **kwargs)
-            saved = None
+            saved, failed = None, None
             if writes:
                 aside = (self.guard.folder or target.parent) / _ASIDE
-                saved = settle(draft, target, self.guard.terms, shown=filepath, aside=aside)
-            answer = trainer.strategy.broadcast(saved.answer if saved else "")
+                try:
+                    saved = settle(draft, target, self.guard.terms, shown=filepath, aside=aside)
+                except (CkptDoctorError, OSError) as error:
+                    failed = error  # the other processes wait for an answer
+            answer = trainer.strategy.broadcast(saved.answer if saved else "failed")
+            if answer == "failed":
+                raise failed or WriteError("the first process could not keep it", where=filepath)
         if answer != "fit":
             self._refused_at = step
         if saved is not None:

@@ -17,6 +17,8 @@ _BASES = (("pytorch_lightning.callbacks", "ModelCheckpoint"),)
 
 def __getattr__(name: str) -> Any:
     if name == "CheckpointGuard":
-        return callback_class(__name__, LightningGuard, _BASES, "pytorch_lightning", "lightning")
+        return callback_class(
+            __name__, LightningGuard, _BASES, "pytorch_lightning", "pytorch-lightning"
+        )
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import WriteError
+from ..report.escape import display
 from .drafts import drafted, local_path, place, put_aside
 from .framework import callback_class
 from .guard import Guard
@@ -128,7 +130,7 @@ class TransformersGuard:
         found = judge(folder, self.guard.terms)
         path, aside = str(folder), ""
         if found.answer == "fit":
-            path = str(_linked(folder, folder.with_name(_GOOD)))
+            path = str(_second(folder, folder.with_name(_GOOD)))
             self._best = {name: getattr(state, name, None) for name in _BEST}
         elif found.answer == "unfit":
             aside = self._set_aside(folder)
@@ -165,6 +167,15 @@ class TransformersGuard:
         if best is not None and local_path(best) == folder:
             for name, value in self._best.items():
                 setattr(state, name, value)
+
+
+def _second(folder: Path, target: Path) -> Path:
+    """Link a good checkpoint; where there is no room for that, it is itself the good one."""
+    try:
+        return _linked(folder, target)
+    except (OSError, WriteError) as error:
+        LOGGER.warning("%s is good, but not kept from rotation: %s", folder, display(str(error)))
+        return folder
 
 
 def _linked(folder: Path, target: Path) -> Path:
@@ -209,6 +220,8 @@ def _agreed(mine: bool) -> bool:
 
 def __getattr__(name: str) -> Any:
     if name == "CheckpointGuard":
-        return callback_class(__name__, TransformersGuard, _BASES, "transformers", "transformers")
+        return callback_class(
+            __name__, TransformersGuard, _BASES, "transformers", "ckptdoctor[transformers]"
+        )
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -1,5 +1,6 @@
 """``guarded_save``: whatever the function that saves does, a good checkpoint is still there."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -17,7 +18,7 @@ from ckptdoctor.errors import (
     UsageError,
     WriteError,
 )
-from ckptdoctor.guards import LOSSES, guarded_save
+from ckptdoctor.guards import LOSSES, framework, guarded_save, keras
 
 
 def good(seed=1.0):
@@ -555,29 +556,53 @@ def test_importing_the_guards_imports_no_framework():
     assert done.stdout == b"set()\n"
 
 
-@pytest.mark.parametrize(
-    ("guard", "package", "extra"),
-    [
-        ("keras", "keras", "tensorflow"),
-        ("lightning", "lightning", "lightning"),
-        ("pytorch_lightning", "pytorch_lightning", "lightning"),
-        ("transformers", "transformers", "transformers"),
-    ],
-)
-def test_missing_framework_is_one_line_that_names_the_extra(monkeypatch, guard, package, extra):
-    import importlib
-
-    from ckptdoctor.guards import framework
-
-    for name in [package, *(n for n in sys.modules if n.startswith(f"{package}."))]:
-        monkeypatch.setitem(sys.modules, name, None)
+def told_of(module):
+    """Why there is no such callback here."""
     framework.callback_class.cache_clear()
-    module = importlib.import_module(f"ckptdoctor.guards.{guard}")
     with pytest.raises(UsageError) as e:
         module.CheckpointGuard  # noqa: B018
-    assert str(e.value) == (
-        f"ckptdoctor.guards.{guard} needs {package}, which is not installed; "
-        f"pip install 'ckptdoctor[{extra}]'"
+    return str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import tensorflow_of_nobody", ("needs keras, whose import fails: No module named "
+         "'tensorflow_of_nobody'")),
+        ("raise ImportError('too old')", ("needs another version of keras: too old; "
+         "pip install --upgrade 'ckptdoctor[tensorflow]'")),
+        ("", ("needs another version of keras: module 'keras' has no attribute 'Callback'; "
+         "pip install --upgrade 'ckptdoctor[tensorflow]'")),
+    ],
+    ids=["backend missing", "import refused", "class missing"],
+)  # fmt: skip
+def test_framework_that_cannot_be_used_says_why(monkeypatch, tmp_path, text, told):
+    for name in [n for n in sys.modules if n.partition(".")[0] == "keras"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "keras.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(keras, "_BASES", (("keras", "Callback"),))
+    assert told_of(keras) == f"ckptdoctor.guards.keras {told}"
+    sys.modules.pop("keras", None)
+
+
+@pytest.mark.parametrize(
+    ("guard", "package", "install"),
+    [
+        ("keras", "keras", "ckptdoctor[tensorflow]"),
+        ("lightning", "lightning", "ckptdoctor[lightning]"),
+        ("pytorch_lightning", "pytorch_lightning", "pytorch-lightning"),
+        ("transformers", "transformers", "ckptdoctor[transformers]"),
+    ],
+)
+def test_missing_framework_is_one_line_that_says_what_to_install(
+    monkeypatch, guard, package, install
+):
+    for name in [package, *(n for n in sys.modules if n.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
+    module = importlib.import_module(f"ckptdoctor.guards.{guard}")
+    assert told_of(module) == (
+        f"ckptdoctor.guards.{guard} needs {package}, which is not installed; pip install '{install}'"
     )
     assert "CheckpointGuard" in module.__all__
     with pytest.raises(AttributeError, match="no attribute 'Gard'"):

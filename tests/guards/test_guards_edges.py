@@ -6,6 +6,7 @@ what is theirs alone is tested without those; the real ones are in the files of 
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import patients
 import pytest
 
 from ckptdoctor.errors import UsageError, WriteError
-from ckptdoctor.guards import guarded_save, last_good
+from ckptdoctor.guards import guarded_save, last_good, lightning_guard, transformers
 from ckptdoctor.guards.keras import KerasGuard
 from ckptdoctor.guards.lightning_guard import LightningGuard
 from ckptdoctor.guards.pointer import Good, write_pointer
@@ -419,11 +420,27 @@ class TestLightning:
         run.save("a.ckpt", 1)
         assert last_good(tmp_path) == str(tmp_path / "a.ckpt")
 
+    @pytest.mark.parametrize("first", [True, False], ids=["the first", "the others"])
+    def test_all_processes_hear_that_one_could_not_keep_it(self, tmp_path, monkeypatch, first):
+        """Or they wait for its answer for ever."""
+        told = []
+        run = LightningRun(tmp_path)
+        run.trainer.is_global_zero = first
+        run.trainer.strategy.broadcast = lambda value: told.append(value) or value
+
+        def full(*_, **__):
+            raise WriteError("no space left on device", where="a.ckpt")
+
+        monkeypatch.setattr(lightning_guard, "settle", full)
+        if not first:
+            run.trainer.save_checkpoint = lambda _: None
+        with pytest.raises(WriteError, match="no space" if first else "first process could not"):
+            run.save("a.ckpt", 1) if first else run._save_checkpoint(run.trainer, "a.ckpt")
+        assert told[1:] == ["failed"]
+
 
 @pytest.fixture
 def trainer(tmp_path, monkeypatch):
-    from ckptdoctor.guards import transformers
-
     monkeypatch.setattr(transformers, "_agreed", lambda mine: mine)
     return TrainerRun(tmp_path)
 
@@ -466,6 +483,21 @@ class TestTrainer:
             "checkpoint-2", "last_good", "last_good.json", "unfit-checkpoint-4"
         ]  # fmt: skip
         assert weights(tmp_path / "checkpoint-2") == weights(tmp_path / "last_good")
+
+    @pytest.mark.parametrize("error", [OSError, shutil.Error, WriteError])
+    def test_good_one_that_cannot_be_kept_twice_ends_no_training(
+        self, tmp_path, trainer, monkeypatch, caplog, error
+    ):
+        def full(*_):
+            raise error("no space left on device")
+
+        trainer.begin()
+        monkeypatch.setattr(transformers, "_linked", full)
+        trainer.save(2)
+        assert last_good(tmp_path) == str(tmp_path / "checkpoint-2")
+        (message,) = caplog.messages
+        assert "checkpoint-2 is good, but not kept from rotation: " in message
+        assert "no space left on device" in message
 
     @pytest.mark.parametrize("pointer", ["newer", "gone", "broken", "of another"])
     def test_good_one_keeps_its_bytes_where_a_run_goes_back(self, tmp_path, trainer, pointer):
