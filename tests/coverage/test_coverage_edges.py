@@ -337,6 +337,21 @@ class TestKeras:
         [found] = coverage_of(table, "m.h5")
         assert found.message.endswith("'o4', 'o5'")
 
+    def test_layers_inside_a_numbered_layer_are_its_own(self, table_of, tmp_path: Path):
+        settings = {"name": "att", "num_heads": 2, "key_dim": 2, "use_bias": True}
+        layer = {"class_name": "MultiHeadAttention", "config": settings}
+        model = {"class_name": "Sequential", "config": {"name": "net", "layers": [layer]}}
+        path = tmp_path / "model.json"
+        path.write_text(json.dumps(model))
+        words = [f"{word}_dense" for word in ("query", "key", "value", "output")]
+        names = [
+            f"layers/multi_head_attention/{word}/vars/{part}" for word in words for part in (0, 1)
+        ]
+        table = table_of(names, format="keras-weights-h5")
+        assert coverage_of(table, "m", path) == ()
+        [found] = coverage_of(table_of(names[:6], format="keras-weights-h5"), "m", path)
+        assert found.message.endswith("'att' (MultiHeadAttention): 2 of 8 variables")
+
     def test_layers_of_models_in_models_are_found_in_a_legacy_file(self, table_of, tmp_path: Path):
         fc = {"class_name": "Dense", "config": {"name": "fc", **DENSE}}
         inner = {"class_name": "Sequential", "config": {"name": "enc", "layers": [fc]}}
