@@ -13,9 +13,9 @@ from .api import settings_from
 from .errors import UsageError
 from .examination import examined
 from .findings import Finding, Severity
-from .live.batches import gathered
 from .live.calling import is_keras, is_torch
 from .live.data import data_for
+from .live.inputs import parameters_of
 from .live.opening import subject_of
 from .live.subject import Statistics, Subject
 from .recalibration.choice import Reach, Recalibration, recalibrated
@@ -134,7 +134,8 @@ def recalibrate(
         recomputed, stay as they are.
     batches
         Training inputs: batches as a loader gives them (of a tuple or list the first entries, as
-        many as the model has inputs), arrays of samples, or a ``.npy`` or ``.npz`` file.
+        many as the model has inputs; of a mapping those that are called like them), arrays of
+        samples (a tuple of them, or a mapping, for several inputs), or a ``.npy`` or ``.npz`` file.
     reach
         ``broken`` or ``all``; by default what agrees better with training mode on held-back samples.
     force
@@ -159,21 +160,27 @@ def recalibrate(
     >>> ckptdoctor.recalibrate(model, train_loader)  # doctest: +SKIP
     """
     subject = subject_of(model, "the given model")
-    if not isinstance(batches, str | os.PathLike | Mapping) and not hasattr(batches, "shape"):
-        batches = gathered(batches, max(1, len(subject.inputs())))
+    if isinstance(batches, list) and not subject.inputs() and not parameters_of(subject).positions:
+        batches = iter(batches)  # nothing says that they are inputs: batches, as in training
     data = data_for(subject, batches)
     if data.kind == "random":
         raise UsageError("statistics of random numbers are no statistics")
+    broken = _broken(subject)
     made = recalibrated(
         subject,
         data.take(range(len(data))),
-        _broken(subject),
+        broken,
         reach=reach,
         batch_size=data.batch or batch_size,
         force=force,
     )
     for name, statistics in made.statistics.items():
         subject.set_statistics(name, statistics)
+    idle = [name for name in broken if name not in made.statistics] if made.statistics else []
+    if idle:
+        more = f" and {len(idle) - 1:,} more" if idle[1:] else ""
+        warning = f"Not called on these data: {idle[0]!r:.100}{more}. What is broken there stays."
+        made = replace(made, warnings=(*made.warnings, warning))
     return made
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from .subject import Arrays, Call, Statistics, Subject
+from .subject import Arrays, Call, NormLayer, Statistics, Subject
 
 if TYPE_CHECKING:
     from ..tensors import Array
@@ -77,6 +77,17 @@ def moments(values: Array, axis: int) -> Moments:
     return found
 
 
+def _axis_of(norm: NormLayer, values: Array) -> int | None:
+    """Dimension of the channels: where the layer's is another one, the last; None for neither.
+
+    Classes of the user's own may have them last, where torch's have them second.
+    """
+    for axis in (norm.axis, -1):
+        if -values.ndim <= axis < values.ndim and values.shape[axis] == norm.channels:
+            return axis
+    return None
+
+
 class BatchStatistics:
     """Observer under which BatchNorms use the statistics of their own input.
 
@@ -131,7 +142,10 @@ class BatchStatistics:
             return
         self.first = self.first or call.layer
         values = inputs[0]
-        found = moments(values, self.subject.norms[call.layer].axis)
+        axis = _axis_of(self.subject.norms[call.layer], values)
+        if axis is None:
+            return
+        found = moments(values, axis)
         if not found.number:
             return
         bad = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["array_of", "gathered"]
 
 
-def gathered(batches: Iterable[Any], count: int, limit: int = 0) -> list[Array]:
+def gathered(
+    batches: Iterable[Any],
+    count: int,
+    limit: int = 0,
+    picked: Callable[[Mapping[str, Any]], Sequence[str]] | None = None,
+) -> list[Array]:
     """One array per input of the model.
 
     Parameters
@@ -28,6 +33,8 @@ def gathered(batches: Iterable[Any], count: int, limit: int = 0) -> list[Array]:
         Inputs of the model.
     limit
         No further batch is asked for once there are so many samples; 0 for all.
+    picked
+        Says which entries of a mapping are the inputs; by default the first.
 
     Raises
     ------
@@ -36,12 +43,16 @@ def gathered(batches: Iterable[Any], count: int, limit: int = 0) -> list[Array]:
     """
     if hasattr(batches, "shape"):
         return [array_of(batches)]
-    columns: list[list[Array]] = [[] for _ in range(count)]
+    columns: list[list[Array]] = []
     samples = 0
-    for batch in batches:
+    for each in batches:
+        batch = _inputs_of(each)
         given = batch if isinstance(batch, tuple | list) else (batch,)
         if isinstance(batch, Mapping):
-            given = tuple(batch.values())
+            keys = picked(batch) if picked is not None else list(batch)
+            given = tuple(batch[key] for key in keys if key in batch)
+            count = len(keys) if picked is not None else count
+        columns = columns or [[] for _ in range(count)]
         if len(given) < count:
             message = f"expected batches of {count} inputs, found one of {len(given)}"
             raise UsageError(message)
@@ -50,7 +61,7 @@ def gathered(batches: Iterable[Any], count: int, limit: int = 0) -> list[Array]:
         samples += len(columns[0][-1]) if columns[0][-1].ndim else 0
         if limit and samples >= limit:
             break
-    if not columns[0]:
+    if not columns:
         raise UsageError("expected samples, found none")
     try:
         return [np.concatenate(column) for column in columns]
@@ -58,6 +69,21 @@ def gathered(batches: Iterable[Any], count: int, limit: int = 0) -> list[Array]:
         shapes = dict.fromkeys(a.shape[1:] for column in columns for a in column)
         listed = ", ".join(map(str, itertools.islice(shapes, 4)))
         raise UsageError(f"the batches hold samples of different shapes: {listed}") from None
+
+
+def _inputs_of(batch: Any) -> Any:
+    """Return the inputs of a batch where they are together and labels beside them, as in Keras."""
+    while isinstance(batch, tuple | list) and batch and _holds_arrays(batch[0]):
+        batch = batch[0]
+    return batch
+
+
+def _holds_arrays(entry: Any) -> bool:
+    if isinstance(entry, Mapping):
+        return True
+    return isinstance(entry, tuple | list) and any(
+        hasattr(each, "shape") or _holds_arrays(each) for each in entry
+    )
 
 
 def array_of(values: Any) -> Array:

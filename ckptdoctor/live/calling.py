@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..errors import CkptDoctorError, ModelError, UsageError
 from ..hints import suggestion
 from .naming import ModelName
 
-__all__ = ["EXTRAS", "failure", "made", "needs", "user_code"]
+__all__ = ["EXTRAS", "failure", "importable", "made", "needs", "user_code"]
 
 EXTRAS = {
     "torch": "torch",
@@ -66,7 +67,11 @@ def user_code(what: str, folder: str = "") -> Iterator[None]:
 
 
 def _told(what: str, error: BaseException, folder: str) -> ModelError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  (that is the user's code, too)
+        text = ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     reason = lines[0][:_REASON] if lines else "without a message"
     return ModelError(f"{what}: {type(error).__name__}: {reason}", where=_place(error, folder))
 
@@ -133,7 +138,7 @@ def _place(error: BaseException, folder: str) -> str:
 
 def _is_ours(file: str) -> bool:
     """Whether a frame is of this package, or of the import machinery: no news to the user."""
-    home = str(Path(__file__).parent.parent)
+    home = f"{Path(__file__).parent.parent}{os.sep}"
     return file.startswith((home, "<frozen importlib", importlib.__file__ or home))
 
 
@@ -156,9 +161,10 @@ def made(name: ModelName) -> Any:
         If the code fails.
     """
     folder = str(Path(name.place).parent) if name.kind == "script" else ""
-    with _importable(folder):
+    with importable(folder):
         module = _script(name.place) if name.kind == "script" else _module(name.place)
-        found = _attribute(module, name)
+        with user_code(f"{name.text} failed", folder):  # a property, a module's __getattr__
+            found = _attribute(module, name)
         if not callable(found) or _is_instance(found):
             return found
         _check_arguments(found, name)
@@ -167,7 +173,7 @@ def made(name: ModelName) -> Any:
 
 
 @contextlib.contextmanager
-def _importable(folder: str) -> Iterator[None]:
+def importable(folder: str) -> Iterator[None]:
     """Folder of a script, or the working folder, first on the path as when Python runs it."""
     path = str(Path(folder or ".").absolute())
     sys.path.insert(0, path)

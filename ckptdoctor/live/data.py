@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 
 from ..errors import ReadError, UsageError
 from .batches import array_of
-from .inputs import in_memory, input_names
+from .entries import by_name, entries_of
+from .inputs import Parameters, in_memory, parameters_of
 from .random_data import Inputs, asks_for_random, random_samples, told
 
 if TYPE_CHECKING:
@@ -25,12 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Data", "Inputs", "data_for", "read_data"]
 
 
-_FEATURES = ("x_calib", "x", "x_test", "x_val", "x_train", "inputs", "input", "images", "data")
-"""Names of arrays that are taken from an archive, the first that is there."""
-_TOKENS = ("input_ids", "attention_mask", "token_type_ids")
-_LABELS = re.compile(r"y([_.].*)?|labels?|targets?|classes|.*_labels?", re.IGNORECASE)
-
 Kind = Literal["file", "random", "memory"]
+_UNNAMED = Parameters()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +47,8 @@ class Data:
         Samples of a batch, where the model takes no other number; 0 where it is free.
     notes
         What a user should know about them: that images are integers.
+    names
+        Parameters that the arrays are given to by name; empty where they go by position.
     """
 
     arrays: tuple[Array, ...]
@@ -59,6 +57,7 @@ class Data:
     dtypes: tuple[str, ...] = ()
     batch: int = 0
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.arrays[0])
@@ -123,13 +122,21 @@ def data_for(subject: Subject, data: Any, limit: int = 0) -> Data:
     What Keras models and exported programs say of their inputs is binding.  What a PyTorch module
     states, such as ``example_input_array``, is an example: other lengths fit it as well.
     """
-    inputs, names = subject.inputs(), input_names(subject)
+    inputs, parameters = subject.inputs(), parameters_of(subject)
     binding = subject.framework != "torch" or hasattr(subject, "program")
     drawn = isinstance(data, str) and asks_for_random(data)
     if not isinstance(data, str | Data | np.ndarray | Mapping) and not hasattr(data, "__fspath__"):
-        count = len(inputs) if binding else len(names)
-        data = in_memory(data, count or len(inputs) or 1, limit)
-    found = read_data(data, inputs if binding or drawn else (), names=names)
+        count = len(inputs) if binding else len(parameters.required)
+        data = in_memory(
+            data,
+            count or len(inputs) or 1,
+            limit,
+            lambda batch: entries_of(list(batch), inputs if binding else (), parameters, ""),
+            len(inputs) if binding else len(parameters.positions),
+        )
+    found = read_data(data, inputs if binding or drawn else (), parameters=parameters)
+    if hasattr(subject, "by_name"):
+        subject.by_name = found.names
     if not binding and [dtype for _, dtype in inputs] == ["float32"]:
         return _as_images(found)
     return found
@@ -150,7 +157,7 @@ def read_data(
     data: str | os.PathLike[str] | Array | Sequence[Array] | Mapping[str, Array],
     inputs: Inputs = (),
     *,
-    names: Sequence[str] = (),
+    parameters: Parameters = _UNNAMED,
 ) -> Data:
     """Read the samples that a user names, and hold them against what the model takes.
 
@@ -162,7 +169,7 @@ def read_data(
         too, ``;`` between inputs), or arrays.
     inputs
         What the model says of its inputs; empty where it does not.
-    names
+    parameters
         Names of the inputs, where it has any.
 
     Raises
@@ -179,24 +186,43 @@ def read_data(
     (8, (8, 3, 4, 4))
     """
     if isinstance(data, Data):
-        return _checked(data.arrays, data.source, data.kind, inputs)
+        found = _checked(data.arrays, data.source, data.kind, inputs)
+        return replace(found, names=data.names)
     if isinstance(data, np.ndarray):
         return _checked((data,), "the given array", "memory", inputs)
     if isinstance(data, Mapping):
-        chosen = _chosen({str(key): array_of(v) for key, v in data.items()}, inputs, names, "")
-        return _checked(chosen, "the given arrays", "memory", inputs)
+        keys = entries_of(list(map(str, data)), inputs, parameters, "")
+        chosen = {str(key): value for key, value in data.items()}
+        arrays = tuple(array_of(chosen[key]) for key in keys)
+        found = _checked(arrays, "the given arrays", "memory", inputs)
+        return replace(found, names=by_name(keys, parameters))
     if isinstance(data, Sequence) and not isinstance(data, str):
-        return _checked(tuple(map(np.asarray, data)), "the given arrays", "memory", inputs)
+        found = _checked(tuple(map(np.asarray, data)), "the given arrays", "memory", inputs)
+        return replace(found, names=_all_by_name(found.arrays, parameters))
     text = str(data)
     if asks_for_random(text) and not Path(text).exists():
-        return _checked(random_samples(text, inputs), text, "random", inputs)
-    return _checked(_read(text, inputs, names), text, "file", inputs)
+        found = _checked(random_samples(text, inputs), text, "random", inputs)
+        return replace(found, names=_all_by_name(found.arrays, parameters))
+    arrays, keys = _read(text, inputs, parameters)
+    named = by_name(keys, parameters) if keys else _all_by_name(arrays, parameters)
+    return replace(_checked(arrays, text, "file", inputs), names=named)
+
+
+def _all_by_name(arrays: Sequence[Array], parameters: Parameters) -> tuple[str, ...]:
+    """Names for arrays without any, where a module takes them by keyword only."""
+    required = parameters.required
+    if len(arrays) == len(required) and any(name in parameters.keywords for name in required):
+        return required
+    return ()
 
 
 # Files.
 
 
-def _read(text: str, inputs: Inputs, names: Sequence[str]) -> tuple[Array, ...]:
+def _read(
+    text: str, inputs: Inputs, parameters: Parameters
+) -> tuple[tuple[Array, ...], Sequence[str]]:
+    """Arrays of a file, and what they are called there."""
     file, wanted = text, ""
     if not _exists(file):
         file, _, wanted = text.rpartition(":")
@@ -207,14 +233,13 @@ def _read(text: str, inputs: Inputs, names: Sequence[str]) -> tuple[Array, ...]:
         if isinstance(loaded, np.ndarray):
             if wanted:
                 raise UsageError(f"holds one array, none is called {wanted!r:.100}", where=file)
-            return (loaded,)
-        if not wanted:
-            return _chosen(loaded, inputs, names, file)
-        for name in wanted.split(","):
+            return (loaded,), ()
+        keys = wanted.split(",") if wanted else entries_of(list(loaded), inputs, parameters, file)
+        for name in keys:
             if name not in loaded:
                 listed = ", ".join(map(repr, list(loaded)[:8]))
                 raise UsageError(f"holds no array {name!r:.100}, but {listed:.300}", where=file)
-        return _taken(loaded, wanted.split(","), file)
+        return _taken(loaded, keys, file), keys
 
 
 def _exists(file: str) -> bool:
@@ -253,30 +278,6 @@ def _damaged(file: str, error: Exception) -> ReadError | UsageError:
         hint = "save numbers, in an array of one shape"
         return UsageError("holds Python objects, which are not unpickled", where=file, hint=hint)
     return ReadError(f"cannot be read: {text or type(error).__name__}", where=file)
-
-
-def _chosen(
-    loaded: Mapping[str, Array], inputs: Inputs, names: Sequence[str], file: str
-) -> tuple[Array, ...]:
-    """Arrays that are the inputs: by their names, by usual names, or all that are no labels."""
-    keys = list(loaded)
-    known = {key.lower(): key for key in keys}
-    if names and all(name in loaded for name in names):
-        return _taken(loaded, names, file)
-    if _TOKENS[0] in known and len(inputs) <= len(_TOKENS):
-        tokens = [known[name] for name in _TOKENS if name in known]
-        return _taken(loaded, tokens[: len(inputs) or len(tokens)], file)
-    usual = next((known[name] for name in _FEATURES if name in known), None)
-    if usual is not None and len(inputs) <= 1:
-        return _taken(loaded, [usual], file)
-    rest = [key for key in keys if not _LABELS.fullmatch(key)] or keys
-    if len(rest) == max(1, len(inputs)):
-        return _taken(loaded, rest, file)
-    listed = ", ".join(map(repr, keys[:8])) + (" ..." if len(keys) > 8 else "")
-    message = f"holds the arrays {listed:.300}" if keys else "holds no arrays"
-    what = f"the {len(inputs)} inputs" if len(inputs) > 1 else "the input"
-    hint = f"say which are {what} of the model: {file or 'FILE'}:NAME,NAME"
-    raise UsageError(message, where=file, hint=hint)
 
 
 def _taken(loaded: Mapping[str, Array], keys: Sequence[str], file: str) -> tuple[Array, ...]:

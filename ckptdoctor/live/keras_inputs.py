@@ -27,10 +27,28 @@ def input_shapes(model: Any) -> list[tuple[tuple[int | None, ...], str]]:
 
 
 def input_names(model: Any) -> tuple[str, ...]:
-    """Names of the inputs, in the order of `input_shapes`; empty where the model has none."""
+    """Names of the inputs, in the order of `input_shapes`; empty where the model has none.
+
+    Of inputs in a dictionary these are its keys, by which Keras itself sorts a batch.
+    """
     symbolic = _symbolic(model)
-    tensors = () if symbolic is None else tuple(flatten(symbolic))
-    return tuple(str(getattr(t, "name", "")).partition(":")[0] for t in tensors)
+    if symbolic is not None:
+        return tuple(_named(symbolic))
+    shapes = _built_with(model)
+    names = () if shapes is None else tuple(_named(next(iter(shapes.values()))))
+    return names if len(shapes or ()) == 1 and all(names) else ()
+
+
+def _named(nested: Any, key: str = "") -> Iterator[str]:
+    """Name of each leaf, in the order of `flatten`: the key it is under, else a tensor's own."""
+    if isinstance(nested, dict):
+        for each in sorted(nested, key=str):
+            yield from _named(nested[each], str(each))
+    elif isinstance(nested, list | tuple) and not _is_shape(nested):
+        for each in nested:
+            yield from _named(each)
+    elif nested is not None:
+        yield key or str(getattr(nested, "name", "")).partition(":")[0]
 
 
 def packed_inputs(model: Any, batch: Sequence[Any]) -> tuple[Any, ...]:
@@ -83,6 +101,8 @@ def _built_with(model: Any) -> Mapping[str, Any] | None:
         shapes = {"input_shape": model._build_input_shape}
     if not isinstance(shapes, dict) or not shapes or not all(_shapes_in(shapes)):
         return None
+    if len(shapes) == 1 and len(_parameters(model, required=True)) > 1:
+        return None  # Keras keeps the shape of the first argument only
     return shapes
 
 
@@ -123,10 +143,20 @@ def _by_signature(model: Any, batch: Sequence[Any]) -> tuple[Any, ...]:
     """Give each argument an array where the model's call takes as many, else a list of them."""
     if len(batch) == 1:
         return (batch[0],)
+    return tuple(batch) if len(_parameters(model)) >= len(batch) > 1 else (list(batch),)
+
+
+def _parameters(model: Any, *, required: bool = False) -> list[str]:
+    """Names of the arguments of a model's call that are inputs; those without a default, or all."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = inspect.signature(model.call).parameters.values()
-    except (TypeError, ValueError):
-        return (list(batch),)
-    names = [p.name for p in parameters if p.kind in kinds and p.name not in _NO_INPUTS]
-    return tuple(batch) if len(names) >= len(batch) > 1 else (list(batch),)
+    except (AttributeError, TypeError, ValueError):
+        return []
+    return [
+        p.name
+        for p in parameters
+        if p.kind in kinds
+        and p.name not in _NO_INPUTS
+        and not (required and p.default is not p.empty)
+    ]

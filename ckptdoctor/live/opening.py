@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .calling import (
+    importable,
     is_exported,
     is_keras,
     is_subject,
@@ -206,7 +208,12 @@ def _unpickled(file: str, *, trust: bool) -> Any:
         import torch  # noqa: PLC0415
     except ImportError:
         raise needs("torch", f"{file}: it") from None
-    with user_code(f"{file} cannot be unpickled"):
+    # its classes may be of a script beside it or in the working folder, as where it was saved
+    with (
+        importable(""),
+        importable(str(Path(file).parent)),
+        user_code(f"{file} cannot be unpickled"),
+    ):
         held = torch.load(file, map_location="cpu", weights_only=False)
     if isinstance(held, dict):
         modules = [value for value in held.values() if is_torch(value)]

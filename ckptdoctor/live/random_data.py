@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ RANDOM_SAMPLES = 64
 _SEED = 20
 _LARGEST_RANDOM = 1 << 28
 """Elements of random data in all: 1 GiB of float32."""
+_DIMENSIONS = 31
+"""Of a sample: NumPy has 32 for the batch in some versions, 64 in others."""
 _INTEGERS = 2
 """Random integers are 0 or 1: any table of embeddings has these rows."""
 _SPEC = re.compile(r"random(?::(?:(\d+)x)?([\d,;x]*))?", re.IGNORECASE)
@@ -54,9 +57,12 @@ def random_samples(text: str, inputs: Inputs) -> tuple[Array, ...]:
         number = -(-number // fixed) * fixed
     if not wanted:
         raise _no_shape(text, "the model does not say what it takes")
-    size = number * sum(int(np.prod(shape, dtype=np.float64)) for shape in wanted)
+    if any(len(shape) > _DIMENSIONS for shape in wanted):
+        raise _no_shape(text, f"a sample has {_DIMENSIONS} dimensions at most")
+    size = number * sum(map(math.prod, wanted))
     if not 0 < size <= _LARGEST_RANDOM:
-        raise UsageError(f"{text!r:.100} makes {size:,} numbers; expected 1 to {_LARGEST_RANDOM:,}")
+        many = f"{size:,}" if size < 10**15 else f"over {10**15:,}"
+        raise UsageError(f"{text!r:.100} makes {many} numbers; expected 1 to {_LARGEST_RANDOM:,}")
     kinds = [dtype for _, dtype in inputs] or ["float32"] * len(wanted)
     if len(kinds) != len(wanted):
         message = f"{text!r:.100} has shapes for {len(wanted)} inputs, the model takes {len(kinds)}"

@@ -231,7 +231,9 @@ class ExportedSubject(_ProgramSubject):
         try:
             from torch.export import unflatten  # noqa: PLC0415
 
-            module: Any = unflatten(program)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch says to itself
+                module: Any = unflatten(program)
         except Exception:  # noqa: BLE001  (absent before torch 2.3, and not every program unflattens)
             module, seen = program.module(), False
         super().__init__(module)

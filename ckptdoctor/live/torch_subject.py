@@ -44,6 +44,8 @@ class TorchSubject:
     ----------
     notes
         What cannot be told of this model, and why: sentences for the user.
+    by_name
+        Parameters that the arrays of a batch are given to; empty where they go by position.
 
     Raises
     ------
@@ -53,6 +55,7 @@ class TorchSubject:
 
     framework = "torch"
     notes: tuple[str, ...] = ()
+    by_name: tuple[str, ...] = ()
 
     def __init__(self, module: nn.Module) -> None:
         require_module(module)
@@ -112,6 +115,8 @@ class TorchSubject:
         narrow = _narrow(rounding)
         device, dtype = self.place
         inputs: Any
+        if self.by_name and not isinstance(batch, Mapping) and len(batch) == len(self.by_name):
+            batch = dict(zip(self.by_name, batch, strict=True))  # type: ignore[assignment]
         if isinstance(batch, Mapping):
             inputs = to_tensors(batch, device, dtype)
         else:

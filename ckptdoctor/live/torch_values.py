@@ -92,13 +92,22 @@ def rounded(value: Any, dtype: torch.dtype) -> Any:
 def floats_of(value: Any) -> Arrays:
     """Floating-point tensors of nested values as arrays in float32, or float64 where they are.
 
-    Memory is shared where it can be.  Complex numbers get one more dimension, of their two parts.
+    Memory is shared where it can be.  Tensors that `torch.vmap` is at work on are left out.  Complex numbers get one more dimension, of their two parts.
     """
     return tuple(
         _array(tensor)
         for tensor in tensors_in(value)
-        if tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized
+        if (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+        and not _is_mapped(tensor)
     )
+
+
+def _is_mapped(tensor: torch.Tensor) -> bool:
+    """Whether it has no values of its own, inside what `torch.vmap` and its like make of a call."""
+    import torch  # noqa: PLC0415
+
+    known = getattr(getattr(torch._C, "_functorch", None), "is_functorch_wrapped_tensor", None)
+    return known is not None and bool(known(tensor))
 
 
 def _array(tensor: torch.Tensor) -> Any:

@@ -13,7 +13,7 @@ from ..live.data import Data
 from ..live.subject import Arrays, Observer, Subject
 from ..tensors import Array
 
-__all__ = ["Feed", "bad_rows"]
+__all__ = ["Feed", "bad_rows", "by_sample"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,40 @@ class Feed:
                 outputs = self.subject.run(batch, observer, only=only, rounding=rounding)
             except UsageError as error:
                 raise failure(error, self.folder) from error
-        if not any(array.size for array in outputs):
+        # boxes that are none may be why: NaN passes no threshold
+        if not any(array.size or not len(array) for array in outputs):
             raise ModelError("the model's outputs hold no floating-point numbers: nothing to judge")
         given, wanted = len(batch[0]), len(indices)
         return tuple(
             array[:wanted] if array.ndim and len(array) == given else array for array in outputs
         )
+
+
+def by_sample(runs: Sequence[Arrays], sizes: Sequence[int]) -> dict[int, list[Array]]:
+    """Return the outputs that hold a row for each sample, batch by batch, by their place.
+
+    A loss is no such output, nor are the boxes that a detector finds: their number is theirs.
+
+    Parameters
+    ----------
+    runs
+        What each batch gave.
+    sizes
+        Samples of each batch.
+
+    Examples
+    --------
+    >>> loss, scores, boxes = np.zeros(()), np.zeros((4, 3)), np.zeros((9, 5))
+    >>> list(by_sample([(loss, scores, boxes)], [4]))
+    [1]
+    """
+    found: dict[int, list[Array]] = {}
+    for place in range(min(map(len, runs), default=0)):
+        parts = [outputs[place] for outputs in runs]
+        rows = all(part.ndim and len(part) == size for part, size in zip(parts, sizes, strict=True))
+        if rows and len({part.shape[1:] for part in parts}) == 1:
+            found[place] = parts
+    return found
 
 
 def bad_rows(outputs: Arrays, samples: int) -> Array:

@@ -120,7 +120,7 @@ def _about_norms(report: ProbeReport) -> Iterator[Sign]:
         yield Sign(
             kind="broken-statistics" if drift.broken else _kind_of_drift(drift),
             severity=severity,
-            message=drift_in_words(drift),
+            message=drift_in_words(drift) + _uncalled(report, drift),
             layer=drift.layer,
             measured={
                 "nonfinite": drift.nonfinite,
@@ -145,6 +145,12 @@ def _about_norms(report: ProbeReport) -> Iterator[Sign]:
             message=message,
             measured={"layers": [d.layer for d in stale]},
         )
+
+
+def _uncalled(report: ProbeReport, drift: Drift) -> str:
+    """Say that a layer takes no part in inference, such as one of a head for training alone."""
+    called = drift.values or drift.layer in report.blind
+    return "" if called else "; it is not called on these data"
 
 
 def _kind_of_drift(drift: Drift) -> str:
@@ -234,13 +240,16 @@ def _agreeing(train: TrainMode) -> str:
     found = train.agreement
     if found.share is not None:
         return f"agree on {found.same:,} of {found.samples:,} samples"
+    if found.finite < found.reference:
+        bad = found.reference - found.finite
+        return f"differ: {bad:,} of {found.samples:,} samples are finite in training mode only"
     return f"differ by {found.difference:.3g} of the outputs' size"
 
 
 def _share(found: Any) -> str:
     if found.share is not None:
         return f"{found.same:,} of {found.samples:,}"
-    return f"{found.difference:.3g}"
+    return f"they differ by {found.difference:.3g} of it"
 
 
 def _about_precision(report: ProbeReport) -> Iterator[Sign]:

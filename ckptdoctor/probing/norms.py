@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..live.batch_statistics import BatchStatistics
-from ..live.subject import NormLayer, Statistics, Subject
+from ..live.subject import Arrays, NormLayer, Statistics, Subject
 from ..tensors import Array
+from .feed import by_sample
 
 __all__ = [
     "EXPLODED",
@@ -18,6 +19,7 @@ __all__ = [
     "Channel",
     "Drift",
     "agreement",
+    "compared",
     "drift_of",
     "drifts",
 ]
@@ -209,6 +211,20 @@ class Agreement:
         return None if self.same is None or not self.samples else self.same / self.samples
 
 
+def compared(
+    ours: Sequence[Arrays], theirs: Sequence[Arrays], sizes: Sequence[int]
+) -> Agreement | None:
+    """Compare two ways of running the same batches, by the first output with a row for each sample.
+
+    None where no output has: a detector may find more boxes in one way than in the other.
+    """
+    known, other = by_sample(ours, sizes), by_sample(theirs, sizes)
+    for place in known:
+        if place in other and known[place][0].shape[1:] == other[place][0].shape[1:]:
+            return agreement(list(zip(known[place], other[place], strict=True)))
+    return None
+
+
 def agreement(pairs: Sequence[tuple[Array, Array]]) -> Agreement:
     """Compare outputs, batch by batch, samples first.
 
@@ -247,4 +263,4 @@ def agreement(pairs: Sequence[tuple[Array, Array]]) -> Agreement:
 
 
 def _finite_rows(values: Array) -> Array:
-    return np.asarray(np.isfinite(values).reshape(len(values), -1).all(1))
+    return np.asarray(np.isfinite(values).all(tuple(range(1, values.ndim))))

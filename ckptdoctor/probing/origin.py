@@ -53,9 +53,11 @@ def _cause(row: LayerRow, known: Known, norms: Sequence[Drift]) -> tuple[Origin,
         return "overflow", overflow
     if not row.leaf:
         return "code", f"the layers inside it are fine: its own code makes them{_between(row)}"
+    finite = "its weights and inputs are" if known.tensors_of(row.layer) else "its inputs are"
+    hidden = "" if known.table.infos else ", or weights that are constants of the program"
     return "arithmetic", (
-        "its weights and inputs are finite: its own arithmetic makes them "
-        "(a division by 0, a root or logarithm of what is negative, Inf - Inf)"
+        f"{finite} finite: its own arithmetic makes them (a division by 0, a root or logarithm of "
+        f"what is negative, Inf - Inf){hidden}"
     )
 
 

@@ -11,7 +11,7 @@ from ..live.batch_statistics import BatchStatistics
 from ..live.subject import Arrays, Call
 from ..tensors import Array
 from .feed import Feed, bad_rows
-from .norms import Agreement, agreement
+from .norms import Agreement, compared
 from .values import span_of
 
 __all__ = ["LIMITS", "TYPES", "Precision", "in_precision", "poisoned_in_training"]
@@ -40,7 +40,7 @@ class Precision:
     samples
         How many were run.
     agreement
-        With float32; None for float32 itself.
+        With float32; None for float32 itself, and where no output has a row for each sample.
     training
         The first BatchNorm whose batch statistics are not finite in training mode; empty for none.
     """
@@ -102,12 +102,12 @@ def in_precision(
         Outputs in float32, batch by batch.
     """
     reach, bad, total = _Reach(), 0, 0
-    pairs: list[tuple[Array, Array]] = []
-    for batch, outputs in zip(feed.batches(indices), reference, strict=True):
+    outputs: list[Arrays] = []
+    for batch in feed.batches(indices):
         found = feed.run(batch, reach, rounding=dtype)
         bad += int(bad_rows(found, len(batch)).sum())
         total += len(batch)
-        pairs.append((found[0], outputs[0]))
+        outputs.append(found)
     first = reach.first or reach.weak or ("", 0)
     return Precision(
         dtype=dtype,
@@ -115,7 +115,7 @@ def in_precision(
         index=first[1],
         bad=bad,
         samples=total,
-        agreement=agreement(pairs),
+        agreement=compared(outputs, reference, [len(batch) for batch in feed.batches(indices)]),
     )
 
 

@@ -17,7 +17,7 @@ from ..live.opening import Opened, open_subject
 from ..live.subject import Arrays, Subject
 from ..tensors import Array
 from .bisect import Search, search_inference, search_training
-from .feed import Feed, bad_rows
+from .feed import Feed, bad_rows, by_sample
 from .judge import signs
 from .next_steps import next_steps
 from .origin import first_bad, frozen_row
@@ -111,7 +111,7 @@ def probe(
         file=opened.file,
         code=opened.code,
         samples=told,
-        notes=_notes(opened, told, len(used)),
+        notes=_notes(opened, file, told, len(used)),
     )
     if len(used):
         note("weights")
@@ -166,9 +166,11 @@ def _called(subject: Subject, model: Any) -> str:
     return type(held).__name__
 
 
-def _notes(opened: Opened, samples: Samples, used: int) -> tuple[str, ...]:
+def _notes(opened: Opened, file: File | None, samples: Samples, used: int) -> tuple[str, ...]:
     notes = [f"runs the code of {opened.code}"] if opened.code else []
     if opened.loaded is not None:
+        if file is not None and file.which == "ema":
+            notes.append(f"the moving average of {file.path} is run, which is what is served of it")
         notes += opened.loaded.notes
     if used < samples.used:
         notes.append(f"all samples are searched, the first {used:,} are looked at layer by layer")
@@ -198,7 +200,9 @@ def _run(
         report,
         rows=trace.rows(),
         bad=bad,
-        constant=not bad and not (report.samples and report.samples.alike) and _constant(outputs),
+        constant=not bad
+        and not (report.samples and report.samples.alike)
+        and _constant(outputs, [len(batch) for batch in feed.batches(used)]),
         said=known.said,
         layers=known.layers,
         tensors=known.names,
@@ -247,11 +251,15 @@ def _few(report: ProbeReport, used: Array) -> Array:
     return np.union1d(used[::step], np.intersect1d(known, used))
 
 
-def _constant(outputs: Sequence[Arrays]) -> bool:
-    """Whether all outputs are the same for all samples; False for a single one."""
-    joined = [np.concatenate(parts) for parts in zip(*outputs, strict=True) if parts[0].ndim]
-    samples = max((len(array) for array in joined), default=0)
-    return bool(joined) and all(varies(array, samples) is False for array in joined)
+def _constant(outputs: Sequence[Arrays], sizes: Sequence[int]) -> bool:
+    """Whether all outputs are the same for all samples; False for a single one.
+
+    An output that is of no sample leaves it open, but for a mere number, such as a loss.
+    """
+    rows = by_sample(outputs, sizes)
+    more = any(array.ndim for run in outputs for at, array in enumerate(run) if at not in rows)
+    joined = [np.concatenate(parts) for parts in rows.values()]
+    return bool(joined) and not more and all(varies(a, sum(sizes)) is False for a in joined)
 
 
 def _searches(feed: Feed, used: Array, precisions: Sequence[str]) -> tuple[Search, ...]:

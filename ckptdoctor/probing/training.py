@@ -13,10 +13,14 @@ from ..recalibration.agreement import holding
 from ..recalibration.choice import FEWEST
 from ..tensors import Array
 from .feed import Feed
-from .norms import Agreement, Drift, agreement, drifts
+from .norms import Agreement, Drift, compared, drifts
 from .results import ProbeReport, TrainMode
 
 __all__ = ["AGREEING", "DIFFERENT", "closes", "disagrees", "treated", "with_norms"]
+
+UNCOMPARED = (
+    "no output has a row of numbers for each sample: inference and training mode are not compared"
+)
 
 AGREEING = 0.8
 """Share of samples on which inference and training mode agree, in a healthy model 0.95 to 1."""
@@ -75,21 +79,21 @@ def with_norms(
     if alike:  # a variance of what does not differ is 0
         return report
     random = samples is not None and samples.kind == "random"
+    sizes = [len(batch) for batch in feed.batches(used)]
+    found = compared(outputs, trained, sizes)
+    if found is None:
+        return replace(report, notes=(*report.notes, UNCOMPARED))
     train = TrainMode(
-        agreement=agreement(_first_outputs(outputs, trained)),
+        agreement=found,
         treated=treated(norms, random=random),
         batch=feed.data.batch or max(map(len, feed.batches(used)), default=0),
     )
     if train.treated and disagrees(train):
         healed, _ = _in_training(feed, used, train.treated)
-        train = replace(train, healed=agreement(_first_outputs(healed, trained)))
+        train = replace(train, healed=compared(healed, trained, sizes))
     if not random and disagrees(train) and not closes(train.healed, train.agreement):
         train = replace(train, pooled=_crosswise(feed, used, names, trained))
     return replace(report, train=train)
-
-
-def _first_outputs(ours: Sequence[Arrays], theirs: Sequence[Arrays]) -> list[tuple[Array, Array]]:
-    return [(a[0], b[0]) for a, b in zip(ours, theirs, strict=True)]
 
 
 def _in_training(
@@ -113,12 +117,12 @@ def _crosswise(
     batches = list(feed.batches(used))
     if len(batches) < 2 or len(used) < 2 * FEWEST:
         return None
-    pairs: list[tuple[Array, Array]] = []
+    ours: list[Arrays] = []
     for learnt in (0, 1):
         chosen = np.concatenate(batches[learnt::2])
         _, found = _in_training(feed, chosen, names)
         pools = {name: pool for name in names if (pool := found.pooled(name))[0]}
         with holding(feed.subject, {name: pool[1] for name, pool in pools.items()}):
-            outputs = [feed.run(batch) for batch in batches[1 - learnt :: 2]]
-        pairs += _first_outputs(outputs, trained[1 - learnt :: 2])
-    return agreement(pairs)
+            ours += [feed.run(batch) for batch in batches[1 - learnt :: 2]]
+    theirs = [*trained[1::2], *trained[::2]]
+    return compared(ours, theirs, [len(batch) for batch in (*batches[1::2], *batches[::2])])

@@ -63,7 +63,8 @@ def holding(subject: Subject, statistics: Mapping[str, Statistics]) -> Iterator[
 def compared(outputs: Sequence[Arrays], wanted: Sequence[Arrays]) -> Agreement | None:
     """Compare outputs, by batch, with those that are wanted; every output of a model counts alike.
 
-    None where no output has one row per sample, as those of detectors may.
+    None where no output has one row per sample, as those of detectors may.  Where fewer are wanted,
+    those without such rows were left out, such as a loss: they are left out of both.
 
     Examples
     --------
@@ -73,7 +74,8 @@ def compared(outputs: Sequence[Arrays], wanted: Sequence[Arrays]) -> Agreement |
     """
     errors: list[float] = []
     classes: list[float] = []
-    for one, other in zip(_columns(outputs), _columns(wanted), strict=False):
+    ours = [_aligned(*pair) for pair in zip(outputs, wanted, strict=False)]
+    for one, other in zip(_columns(ours), _columns(wanted), strict=False):
         if one is None or other is None or one.shape != other.shape:
             continue
         flat, goal = (values.reshape(len(values), -1).astype(np.float64) for values in (one, other))
@@ -83,6 +85,13 @@ def compared(outputs: Sequence[Arrays], wanted: Sequence[Arrays]) -> Agreement |
     if not errors:
         return None
     return Agreement(float(np.mean(errors)), float(np.mean(classes)) if classes else None)
+
+
+def _aligned(one: Arrays, other: Arrays) -> Arrays:
+    """Keep outputs with as many rows as those that are wanted, where there are more of them."""
+    if len(one) <= len(other) or not other:
+        return one
+    return tuple(array for array in one if array.ndim and len(array) == len(other[0]))
 
 
 def alike(outputs: Sequence[Arrays]) -> bool:

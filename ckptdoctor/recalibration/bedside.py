@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from ..errors import UsageError
@@ -119,7 +119,14 @@ class Bedside:
             batch_size=data.batch or self.order.batch_size, force=self.order.force, note=self.note,
         )  # fmt: skip
         self.facts += _told(made, data.source)
-        return made
+        if made.reach == "none":
+            return made
+        chosen = subject.norms if made.reach == "all" else broken
+        idle = [name for name in chosen if name not in made.statistics]
+        for name in idle:
+            self.facts.append(f"{name!r:.100} is not called on these data: its statistics stay")
+        own = {name: subject.statistics(name) for name in idle}
+        return replace(made, statistics={**made.statistics, **own})
 
 
 def _told(made: Recalibration, source: str) -> list[str]:

@@ -72,12 +72,13 @@ def estimate(
     Returns
     -------
     dict
-        Statistics of whole layers: in channels that were not chosen, what the model holds.
+        Statistics of whole layers: in channels that were not chosen, what the model holds.  A
+        BatchNorm that is not called, such as one of a head for training alone, is not among them.
 
     Raises
     ------
     UsageError
-        If a BatchNorm is not called on these data, or its input is not finite even so.
+        If none of them is called on these data, or the input of one is not finite even so.
     """
     with BatchStatistics(subject, channels, channels) as observer:
         for batch in batches:
@@ -93,12 +94,19 @@ def estimate(
                 "of BatchNorm are to blame",
                 hint="ckptdoctor probe shows the first layer that goes wrong",
             )
+        if not count:
+            continue
         if count < 2:
-            reason = "is not called on these data" if not count else "sees one value per channel"
-            raise UsageError(f"{name!r:.100} {reason}: there is nothing to recompute it from")
+            reason = "sees one value per channel: there is nothing to recompute it from"
+            raise UsageError(f"{name!r:.100} {reason}")
         share = count / (count - 1) if subject.norms[name].unbiased else 1.0
         new = Statistics(pooled.mean, pooled.var * share)
         made[name] = merged(channels[name], new, subject.statistics(name))
+    if channels and not made:
+        name, *others = channels
+        more = f", nor are {len(others):,} more" if others else ""
+        reason = "there is nothing to recompute it from"
+        raise UsageError(f"{name!r:.100} is not called on these data{more}: {reason}")
     return made
 
 

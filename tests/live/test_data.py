@@ -11,6 +11,7 @@ from live.numpy_subject import NumpySubject
 from ckptdoctor.errors import ReadError, UsageError
 from ckptdoctor.live import random_data
 from ckptdoctor.live.data import Data, data_for, read_data
+from ckptdoctor.live.inputs import Parameters
 
 IMAGE = [((None, 3, 4, 4), "float32")]
 X = np.arange(2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)
@@ -65,7 +66,7 @@ def test_tokens_come_with_their_mask(tmp_path):
 def test_arrays_are_taken_by_the_names_of_the_inputs(tmp_path):
     file = npz(tmp_path, b=np.zeros((2, 3)), a=np.ones((2, 3)), c=np.ones((2, 3)))
     inputs = [((None, 3), "float32")] * 2
-    found = read_data(file, inputs, names=("a", "b"))
+    found = read_data(file, inputs, parameters=Parameters(("a", "b")))
     assert [a.sum() for a in found.arrays] == [6, 0]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import sys
 import textwrap
 import zipfile
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from live.numpy_subject import NumpySubject, classifier
@@ -299,6 +301,26 @@ def test_a_pickled_module_is_unpickled_only_where_trusted(tmp_path):
     torch.save({"a": torch.nn.Linear(3, 2), "b": torch.nn.Linear(3, 2)}, path)
     with pytest.raises(UsageError, match="there is a model in it"):
         open_subject(path, trust=True)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("where", ["working folder", "beside the file"])
+def test_classes_of_a_pickled_module_are_found(where, script, tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    name = f"net_of_this_test_{len(where)}"
+    script("import torch\nclass Net(torch.nn.Sequential): ...\n", f"{name}.py")
+    with monkeypatch.context() as patched:
+        patched.syspath_prepend(tmp_path)
+        torch.save(importlib.import_module(name).Net(torch.nn.Linear(3, 2)), tmp_path / "whole.pt")
+        sys.modules.pop(name)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path = str(tmp_path / "whole.pt")
+    if where == "working folder":
+        path = str(Path(path).rename(elsewhere / "whole.pt"))
+        monkeypatch.chdir(tmp_path)
+    assert open_subject(path, trust=True).subject.framework == "torch"
+    sys.modules.pop(name)
 
 
 @pytest.mark.oracle

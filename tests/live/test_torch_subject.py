@@ -754,6 +754,43 @@ def test_layers_without_shape_or_values_are_refused(torch):
         subject(torch.nn.Linear(3, 2, device="meta"))
 
 
+def test_layers_that_are_mapped_over_samples_have_no_values_to_see(torch):
+    class Mapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.norm = torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)
+
+        def forward(self, x):
+            return self.norm(torch.vmap(self.dense)(x))
+
+    seen = {}
+
+    class Observer:
+        def before(self, call, inputs):
+            seen[call.layer] = [len(inputs)]
+
+        def after(self, call, outputs):
+            seen[call.layer].append(len(outputs))
+
+    module = Mapped().eval()
+    x = torch.ones(5, 3)
+    (outputs,) = subject(module).run([x.numpy()], Observer())
+    np.testing.assert_allclose(outputs, module(x).detach())
+    assert seen == {"": [1, 1], "dense": [0, 0], "norm": [1, 1]}
+
+
+def test_inputs_go_by_name_where_they_were_named(torch):
+    class Named(torch.nn.Module):
+        def forward(self, first, second=None, *, third):
+            assert second is None
+            return first - third
+
+    live = subject(Named())
+    live.by_name = ("third", "first")
+    (outputs,) = live.run([np.ones((2, 3)), np.full((2, 3), 5.0)])
+    assert outputs.tolist() == [[4.0] * 3] * 2
+
+
 def test_what_is_no_module_is_refused(torch):
     with pytest.raises(UsageError, match=r"expected a torch.nn.Module, found OrderedDict"):
         subject(OrderedDict())
