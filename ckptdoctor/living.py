@@ -176,7 +176,7 @@ def recalibrate(
     )
     for name, statistics in made.statistics.items():
         subject.set_statistics(name, statistics)
-    idle = [name for name in broken if name not in made.statistics] if made.statistics else []
+    idle = [name for name in made.idle if name in broken]
     if idle:
         more = f" and {len(idle) - 1:,} more" if idle[1:] else ""
         warning = f"Not called on these data: {idle[0]!r:.100}{more}. What is broken there stays."

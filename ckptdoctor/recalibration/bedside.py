@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import UsageError
@@ -11,7 +11,7 @@ from ..live.data import Data, data_for
 from ..live.opening import fill, open_subject
 from ..live.subject import Subject
 from ..tensors import Array, TensorTable
-from .choice import Reach, Recalibration, recalibrated
+from .choice import Candidate, Reach, Recalibration, recalibrated
 from .estimate import Channels
 
 __all__ = ["Bedside", "Order", "Place"]
@@ -119,23 +119,26 @@ class Bedside:
             batch_size=data.batch or self.order.batch_size, force=self.order.force, note=self.note,
         )  # fmt: skip
         self.facts += _told(made, data.source)
-        if made.reach == "none":
-            return made
-        chosen = subject.norms if made.reach == "all" else broken
-        idle = [name for name in chosen if name not in made.statistics]
-        for name in idle:
-            self.facts.append(f"{name!r:.100} is not called on these data: its statistics stay")
-        own = {name: subject.statistics(name) for name in idle}
-        return replace(made, statistics={**made.statistics, **own})
+        return made
 
 
 def _told(made: Recalibration, source: str) -> list[str]:
-    """Say what was compared and what was chosen."""
-    if not made.candidates:
-        return [f"{made.samples:,} samples of {source}"]
-    facts = [f"{made.samples:,} samples of {source}, {made.held_back:,} held back to compare on"]
-    for candidate in made.candidates:
-        told = candidate.agreement or "no output with a row per sample to compare"
-        kept = "  <- taken" if candidate.reach == made.reach else ""
-        facts.append(f"{_REACHES[candidate.reach]}, against training mode: {told}{kept}")
+    """Say what was compared, what was chosen, and what was left out."""
+    samples = f"{made.samples:,} samples of {source}"
+    held = f", {made.held_back:,} held back to compare on" if made.candidates else ""
+    facts = [samples + held]
+    facts += [_compared(each, taken=each.reach == made.reach) for each in made.candidates]
+    if made.idle:
+        others = len(made.idle) - 1
+        more = f", nor are {others:,} more" if others else ""
+        facts.append(f"{made.idle[0]!r:.100} is not called on these data{more}: it stays")
     return facts
+
+
+def _compared(candidate: Candidate, *, taken: bool) -> str:
+    agreement = candidate.agreement
+    told = str(agreement or "no output with a row per sample to compare")
+    if candidate.contradicted and not (agreement and agreement.error == float("inf")):
+        told += ", but broken channels hold what the data contradict"
+    kept = "  <- taken, the narrowest that agrees" if taken else ""
+    return f"{_REACHES[candidate.reach]}, against training mode: {told}{kept}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -58,10 +58,19 @@ COMPARED = 8
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to go, and how the model agreed with its training mode on held-back samples."""
+    """One way to go, and how the model agreed with its training mode on held-back samples.
+
+    Parameters
+    ----------
+    reach, agreement
+        What was recomputed, and what came of it.
+    contradicted
+        Whether broken channels keep what the data contradict: it is not taken then.
+    """
 
     reach: Reach
     agreement: Agreement | None
+    contradicted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +91,8 @@ class Recalibration:
         are of all that were used.
     warnings
         What speaks against trusting them, one sentence each.
+    idle
+        BatchNorms that were to be recomputed and are not called on these data: they stay.
     """
 
     reach: Reach
@@ -90,6 +101,7 @@ class Recalibration:
     samples: int
     held_back: int
     warnings: tuple[str, ...]
+    idle: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """One line: the statistics are thousands of numbers."""
@@ -155,7 +167,7 @@ def recalibrated(
     candidates = work.candidates() if reach is None and samples >= COMPARED else ()
     if reach is None and not candidates:  # forced
         reach = "broken" if broken else "none"
-    chosen = reach or _narrowest(candidates, contradicted=work.contradicted)
+    chosen = reach or _narrowest(candidates)
     if not force:
         _check_agreement(chosen, candidates)
         _check_scale(chosen, work.scale)
@@ -168,6 +180,7 @@ def recalibrated(
         samples=samples,
         held_back=work.held_back if candidates else 0,
         warnings=(*left_out, *_warnings(samples, chosen, broken, candidates, work.scale)),
+        idle=tuple(name for name in channels if name not in statistics),
     )
 
 
@@ -189,8 +202,7 @@ class _Work:
         count = max(1, round(samples / batch_size))
         self.rows = [np.sort(part) for part in np.array_split(order, count)]
         self.held_back = sum(len(rows[::HELD]) for rows in self.rows)
-        self.scale: Scale | None = None  # this and the next are known once candidates were compared
-        self.contradicted = False
+        self.scale: Scale | None = None  # known once candidates were compared
         self._note, self._done = note, 0
 
     def batches(self) -> Batches:
@@ -222,7 +234,8 @@ class _Work:
             made = estimate(self.subject, channels, rest, self.told) if channels else {}
             if reach == "broken":
                 held = {name: self.subject.statistics(name) for name in made}
-                self.contradicted = contradicted(self.subject.norms, held, made, channels)
+                if contradicted(self.subject.norms, held, made, channels):
+                    found[0] = replace(found[0], contradicted=True)
             with holding(self.subject, made):
                 outputs = [self.subject.run(batch) for batch in kept]
             found.append(Candidate(reach, compared(outputs, wanted)))
@@ -277,7 +290,7 @@ class _Lazy(Sequence[Sequence[Array]]):
         return [values[self._rows[index]] for values in self._inputs]
 
 
-def _narrowest(candidates: Sequence[Candidate], *, contradicted: bool = False) -> Reach:
+def _narrowest(candidates: Sequence[Candidate]) -> Reach:
     """Take the first candidate that no wider one beats by far.
 
     What looks broken in the file has to agree with the data to stay: in the outputs, and in its
@@ -298,7 +311,7 @@ def _narrowest(candidates: Sequence[Candidate], *, contradicted: bool = False) -
         return "none" if none <= APART or none <= BETTER * every else "all"
     broken = errors["broken"]
     agrees = none <= NEAR or none <= min(APART, BETTER * min(broken, every))
-    if agrees and not contradicted:
+    if agrees and not any(each.contradicted for each in candidates):
         return "none"
     return "broken" if broken <= BEYOND or broken <= BETTER * every else "all"
 

@@ -16,7 +16,7 @@ from .transfer import cast, sound
 if TYPE_CHECKING:
     from ..live.subject import Statistics
     from ..recalibration.bedside import Bedside, Place
-    from ..recalibration.choice import Reach
+    from ..recalibration.choice import Reach, Recalibration
     from ..tensors import Array
 
 __all__ = ["Recalibrate"]
@@ -90,19 +90,35 @@ class Recalibrate(Remedy):
             # such as an InstanceNorm: it may be what the model fails by
             hint = f"{strange!r:.200} is broken as well, and {reason}"
             raise UsageError(error.message, where=error.where, hint=hint) from error
+        for text in made.warnings:
+            yield Remark(remedy=self.name, text=text)
+        yield from self._done(patient, made, known, places)
+
+    def _done(
+        self,
+        patient: Patient,
+        made: Recalibration,
+        known: Sequence[Ailment],
+        places: Mapping[str, Place],
+    ) -> Iterator[Edit | Refusal]:
+        """Say what becomes of each statistic, now that the data have spoken."""
         if made.reach == "none":
             for ailment in known:
                 reason = "its statistics agree with these data"
                 yield Refusal(target=ailment.info.name, reason=reason, codes=ailment.codes)
             return
-        for text in made.warnings:
-            yield Remark(remedy=self.name, text=text)
-        if made.reach == "all":
-            known = [_whole(patient, name, known) for name in places]
-        title = f"of {made.samples:,} samples"
-        unfit = _unfit(known, places, made.statistics)
         for ailment in known:
-            place = places[ailment.info.name]
+            if places[ailment.info.name].norm in made.idle:
+                reason = "it is not called on these data"
+                yield self.refusal(ailment.info.name, reason, ailment.codes)
+        called = {name: place for name, place in places.items() if place.norm in made.statistics}
+        known = [ailment for ailment in known if ailment.info.name in called]
+        if made.reach == "all":
+            known = [_whole(patient, name, known) for name in called]
+        title = f"of {made.samples:,} samples"
+        unfit = _unfit(known, called, made.statistics)
+        for ailment in known:
+            place = called[ailment.info.name]
             yield from self._edits(
                 ailment, made.statistics[place.norm], place, title, unfit[place.norm]
             )

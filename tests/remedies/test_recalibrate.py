@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 import ckptdoctor
 from ckptdoctor.cli import run
 from ckptdoctor.errors import UsageError
+from ckptdoctor.recalibration.estimate import estimate, every_channel
 
 MODEL = """\
 from live.numpy_subject import Dense, BatchNorm, NumpySubject, relu
@@ -128,7 +130,7 @@ class TestBrokenOnly:
         assert facts[1] == "128 samples of x.npy, 32 held back to compare on"
         assert facts[2] == "as it is, against training mode: outputs not finite"
         assert facts[3].startswith("broken channels only, against training mode: ")
-        assert facts[3].endswith("  <- taken")
+        assert facts[3].endswith("  <- taken, the narrowest that agrees")
         assert facts[4].startswith("all BatchNorms, against training mode: ")
 
     def test_whole_layers_cure_their_own_findings(self, ward):
@@ -147,6 +149,79 @@ class TestBrokenOnly:
         outcome = repair("healthy.safetensors", tensors=["bn1.*"])
         assert changed(before) == {"bn1.running_mean", "bn1.running_var"}
         assert outcome.recalibration[1:] == ("128 samples of x.npy",)
+
+
+class TestHidden:
+    """One channel that is constant costs the outputs less than samples differ by."""
+
+    MANY = 256
+
+    @pytest.fixture
+    def wide(self, ward):
+        text = (ward / "model.py").read_text().replace(", 16)", f", {self.MANY})")
+        text = text.replace('Dense("fc2", 16,', f'Dense("fc2", {self.MANY},')
+        text = text.replace('"head", 16, 4', f'"head", {self.MANY}, 4')
+        (ward / "model.py").write_text(text)
+        spec = importlib.util.spec_from_file_location("wide_model", ward / "model.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        subject = module.build()
+        for name, made in estimate(subject, every_channel(subject), [[samples(512)]]).items():
+            subject.set_statistics(name, made)
+        held = stored(subject)
+        held["bn1.running_var"][5] = np.inf
+        save_file(held, "broken.safetensors")
+        return held
+
+    def test_infinite_variance_is_never_called_in_agreement(self, wide):
+        outcome = repair()
+        assert outcome.after.verdict.serve == "fit"
+        assert changed(wide) == {"bn1.running_mean", "bn1.running_var"}
+        told = outcome.recalibration[2]
+        assert "relative error 0.0" in told
+        assert told.endswith(", but broken channels hold what the data contradict")
+
+
+class TestUncalled:
+    """A BatchNorm of a head for training alone, which inference does not call."""
+
+    @pytest.fixture
+    def headed(self, ward):
+        text = (ward / "model.py").read_text()
+        text = text.replace("import Dense,", "import Layer, Dense,").replace(
+            "def build",
+            "class Unused(Layer):\n    def forward(self, run, *inputs):\n        return inputs[0]\n\n\n"
+            "def build",
+        )
+        aux = 'Unused("aux", BatchNorm("bn3", 4)), Dense("head"'
+        (ward / "model.py").write_text(text.replace('Dense("head"', aux))
+        aux = np.linspace(0.4, 0.7, 4, dtype=np.float32)
+        held = load_file("healthy.safetensors")
+        held |= {
+            "bn3.weight": aux,
+            "bn3.bias": aux,
+            "bn3.running_mean": aux - 0.5,
+            "bn3.running_var": aux[::-1] * 2,
+        }
+        save_file(held, "healthy.safetensors")
+
+    @pytest.mark.parametrize("scope", ["", "all"])
+    def test_what_is_broken_there_is_refused_and_the_rest_done(self, headed, scope):
+        before = broken(bn1__running_mean=NAN, bn1__running_var=NAN, bn3__running_var=NAN)
+        outcome = repair(**({"bn_scope": scope} if scope else {}))
+        norms = ("bn1", "bn2") if scope else ("bn1",)
+        assert changed(before) == {f"{n}.running_{part}" for n in norms for part in ("mean", "var")}
+        (refusal,) = outcome.plan.refusals
+        assert refusal.target == "bn3.running_var"
+        assert "it is not called on these data" in refusal.reason
+        assert outcome.recalibration[-1] == "'bn3' is not called on these data: it stays"
+        assert not outcome.done
+
+    def test_what_is_sound_there_stays(self, headed):
+        before = broken(bn1__running_mean=NAN, bn1__running_var=NAN)
+        outcome = repair(bn_scope="all")
+        assert outcome.done
+        assert {name.partition(".")[0] for name in changed(before)} == {"bn1", "bn2"}
 
 
 class TestAll:
