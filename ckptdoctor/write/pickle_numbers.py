@@ -139,7 +139,8 @@ def number_patch(pickle: bytes, name: str, value: float, scalars: Scalars) -> Nu
     value
         A whole number for one that is stored as such; either kind for a floating-point number.
     scalars
-        Reads the numbers of a changed pickle; called about log2(opcodes of this value) + 3 times.
+        Reads the numbers of a changed pickle; called about log2(opcodes of this value) + 3 times, or
+        once for each of them where some are keys.
 
     Raises
     ------
@@ -159,7 +160,7 @@ def number_patch(pickle: bytes, name: str, value: float, scalars: Scalars) -> Nu
     """
     search = _Search(pickle, name, scalars)
     wanted = _checked(value, search.now, name)
-    holder = search.find()
+    holder, changed = search.find()
     data = rewritten(holder, wanted)
     if data is None:
         room = range_of(holder)
@@ -168,7 +169,6 @@ def number_patch(pickle: bytes, name: str, value: float, scalars: Scalars) -> Nu
         )
         hint = f"give a value from {room[0]} to {room[1]}" if room else ADVICE
         raise UnsupportedError(message, hint=hint)
-    changed = search.changed_by(holder)
     after = search.read([(holder, data)])
     if after is None or after.keys() != search.before.keys():
         raise search.lost()
@@ -223,8 +223,8 @@ class _Search:
             raise UsageError(f"no number {name!r:.200} in the checkpoint", hint=hint)
         self.now = self.before[name]
 
-    def find(self) -> Holder:
-        """Give the opcode that holds the number.
+    def find(self) -> tuple[Holder, tuple[str, ...]]:
+        """Give the opcode that holds the number, and the names of all numbers that it holds.
 
         Raises
         ------
@@ -232,10 +232,13 @@ class _Search:
             If there is none.
         """
         found = [h for h in self._candidates() if self._other(h) is not None]
-        holder = self._narrow(found, certain=True) if found else None
-        if holder is None:
-            raise self.lost()
-        return holder
+        likely = self._narrow(found, certain=True) if found else None
+        # Keys that equal the number mislead the halving; then it is one after the other.
+        for holder in found if likely is None else (likely, *found):
+            changed = self._changed_by(holder)
+            if self.name in changed:
+                return holder, changed
+        raise self.lost()
 
     def _candidates(self) -> Iterator[Holder]:
         kinds = TRUTHS if isinstance(self.now, bool) else INTEGERS
@@ -266,15 +269,12 @@ class _Search:
             return None
         return not alike(after[self.name], self.now)
 
-    def changed_by(self, holder: Holder) -> tuple[str, ...]:
-        """Names of all numbers that change when this opcode does."""
+    def _changed_by(self, holder: Holder) -> tuple[str, ...]:
+        """Names of all numbers that change when this opcode does; none where names change."""
         after = self.read([(holder, self._other(holder) or b"")])
         if after is None or after.keys() != self.before.keys():
-            raise self.lost()
-        changed = tuple(n for n in self.before if not alike(self.before[n], after[n]))
-        if self.name not in changed:
-            raise self.lost()
-        return changed
+            return ()
+        return tuple(n for n in self.before if not alike(self.before[n], after[n]))
 
     def _other(self, holder: Holder) -> bytes | None:
         """Bytes by which an opcode holds some other number; None where there are none."""

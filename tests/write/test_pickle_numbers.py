@@ -88,6 +88,20 @@ def test_any_number_of_any_tree_changes_alone(protocol, data):
         assert all(alike(after[n], expected[n]) for n in before)
 
 
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize(
+    "tree",
+    [{"x": {0: 0}, "y": {"a": 0, 1: 0, 0: 0, 2: 0}}, {"x": {"c": 0}, "y": {"b": 99, "c": 0}}],
+)
+def test_keys_that_equal_the_number_hide_it_not(protocol, tree):
+    dumped = pickle.dumps(tree, protocol)
+    before = read(dumped)
+    for name, now in before.items():
+        after, patch = set_number(dumped, name, now ^ 1)
+        assert patch.changed_names == (name,)
+        assert after == {**before, name: now ^ 1}
+
+
 @pytest.mark.parametrize("count", [1, 2, 100, 3000])
 def test_finding_a_number_takes_few_readings(count):
     data = pickle.dumps({"state": [1200.0] * count, "lr": 0.1})
