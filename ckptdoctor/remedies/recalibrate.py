@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recalibrate"]
 
+_ELSEWHERE = "save the file with its BatchNorms in float32 or bfloat16, and recalibrate that one"
 _WORDS = {"mean": "mean", "var": "variance"}
 
 
@@ -131,7 +132,10 @@ class Recalibrate(Remedy):
         if misfits.any():
             count = np.count_nonzero(misfits)
             reason = f"{count:,} of {misfits.size:,} channels do not fit into {ailment.info.dtype}"
-            yield self.refusal(ailment.info.name, reason, ailment.codes)
+            exact = _exact(ailment, statistics, place)[misfits]
+            largest = exact[np.argmax(np.abs(exact))]
+            reason += f" (as {largest:.3g})"
+            yield self.refusal(ailment.info.name, reason, ailment.codes, _ELSEWHERE)
         # a channel gets both or neither: a new mean beside an old variance is worse than both old
         good = ~(unfit.mean | unfit.var)[ailment.bad]
         if good.any():
