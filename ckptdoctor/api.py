@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -308,13 +309,8 @@ def refused(path: str, wishes: Wishes, error: Exception) -> Report:
     """Report on a file that could not be checked, by what was raised."""
     if isinstance(error, CkptDoctorError):
         cause = error.__cause__ if isinstance(error, InternalError) else None
-        info = ErrorInfo(
-            type=type(error).__name__,
-            message=error.message,
-            where=_place(cause) if cause else error.where or path,
-            hint=error.hint,
-            bug=isinstance(error, InternalError),
-        )
+        info = ErrorInfo.of(error, path)
+        info = replace(info, where=_place(cause)) if cause else info
         seen: Sequence[Finding] = error.findings
     else:
         text = str(error).splitlines()[0][:200] if str(error) else "no message"

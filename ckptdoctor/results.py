@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from .errors import UsageError
+from .errors import CkptDoctorError, InternalError, UsageError
 from .findings import Finding, Severity
 
 if TYPE_CHECKING:
@@ -278,6 +278,17 @@ class ErrorInfo:
     where: str = ""
     hint: str = ""
     bug: bool = False
+
+    @classmethod
+    def of(cls, error: CkptDoctorError, where: str) -> ErrorInfo:
+        """Take what an error says; ``where`` it was if it does not say so itself."""
+        return cls(
+            type=type(error).__name__,
+            message=error.message,
+            where=error.where or where,
+            hint=error.hint,
+            bug=isinstance(error, InternalError),
+        )
 
     @property
     def usage(self) -> bool:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..errors import CkptDoctorError, InternalError
+from ..errors import CkptDoctorError
 from ..exits import CLEAN, FINDINGS
 from ..probing.probe import STEPS, probe
 from ..probing.results import ProbeReport
@@ -40,7 +40,10 @@ def run_probe(wish: ProbeWish) -> int:
             report = probe(wish.model, **wish.given, note=_told(wish.model, line))
     except CkptDoctorError as error:
         if wish.format == "json":
-            put(stream, probe_json(_failed(wish.model, error)))
+            put(
+                stream,
+                probe_json(ProbeReport(model=wish.model, error=ErrorInfo.of(error, wish.model))),
+            )
         raise
     finally:
         line.clear()
@@ -60,14 +63,3 @@ def _told(model: str, line: ProgressLine) -> Callable[[str], None]:
         line(STEPS.index(what), len(STEPS))
 
     return note
-
-
-def _failed(model: str, error: CkptDoctorError) -> ProbeReport:
-    info = ErrorInfo(
-        type=type(error).__name__,
-        message=error.message,
-        where=error.where or model,
-        hint=error.hint,
-        bug=isinstance(error, InternalError),
-    )
-    return ProbeReport(model=model, error=info)

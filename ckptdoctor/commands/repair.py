@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..api import repair
 from ..config import settings_of
-from ..errors import CkptDoctorError, InternalError
+from ..errors import CkptDoctorError
 from ..outcome import Outcome
 from ..report.escape import display
 from ..report.repair import render
@@ -33,17 +33,6 @@ def _papers(wish: RepairWish) -> Iterator[str]:
             file = wish.given.get(option)
             if file and not (option == "receipt" and wish.given.get("dry_run")):
                 yield f"  {word:10} {display(file)}\n"
-
-
-def _failed(path: str, error: CkptDoctorError) -> Outcome:
-    info = ErrorInfo(
-        type=type(error).__name__,
-        message=error.message,
-        where=error.where or path,
-        hint=error.hint,
-        bug=isinstance(error, InternalError),
-    )
-    return Outcome(file=path, error=info)
 
 
 def run_repair(wish: RepairWish) -> int:
@@ -73,7 +62,7 @@ def run_repair(wish: RepairWish) -> int:
             outcome = repair(wish.path, config=settings, note=note, **wish.given)
     except CkptDoctorError as error:
         if wish.format == "json":
-            put(stream, outcome_json(_failed(wish.path, error)))
+            put(stream, outcome_json(Outcome(file=wish.path, error=ErrorInfo.of(error, wish.path))))
         raise
     finally:
         line.clear()
