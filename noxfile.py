@@ -108,7 +108,8 @@ def docs(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Speed and memory as ratios; takes minutes and 5 GB of disk, so not by default."""
     session.install("-e", ".", *FRAMEWORKS, *PINNED)
-    session.run("python", "-m", "benchmarks.speed", *session.posargs, env=QUIET)
+    for name in session.posargs or ("speed", "preflight", "guards"):
+        session.run("python", "-m", f"benchmarks.{name}", env=QUIET)
 
 
 @nox.session

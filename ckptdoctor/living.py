@@ -13,9 +13,9 @@ from .api import settings_from
 from .errors import UsageError
 from .examination import examined
 from .findings import Finding, Severity
+from .live.arguments import whole
 from .live.calling import is_keras, is_torch
 from .live.data import data_for
-from .live.inputs import parameters_of
 from .live.opening import subject_of
 from .live.subject import Statistics, Subject
 from .recalibration.choice import Reach, Recalibration, recalibrated
@@ -27,7 +27,10 @@ from .rules.base import Context
 from .selection import check_wishes
 from .tensors import TensorTable
 
-__all__ = ["diagnose_model", "diagnose_module", "recalibrate"]
+__all__ = ["SAMPLES", "diagnose_model", "diagnose_module", "recalibrate"]
+
+SAMPLES = 1024
+"""Samples that statistics are recomputed from unless more are asked for."""
 
 
 def diagnose_module(
@@ -124,6 +127,7 @@ def recalibrate(
     reach: Reach | None = None,
     force: bool = False,
     batch_size: int = 64,
+    samples: int = SAMPLES,
 ) -> Recalibration:
     """Recompute the running statistics of a live model's broken BatchNorms, in place.
 
@@ -131,17 +135,21 @@ def recalibrate(
     ----------
     model
         A ``torch.nn.Module`` or a ``keras.Model``.  Its mode, and all but the statistics that are
-        recomputed, stay as they are.
+        recomputed, are as before when this returns; until then no other thread may use it.
     batches
         Training inputs: batches as a loader gives them (of a tuple or list the first entries, as
         many as the model has inputs; of a mapping those that are called like them), arrays of
-        samples (a tuple of them, or a mapping, for several inputs), or a ``.npy`` or ``.npz`` file.
+        samples (a tuple of them, or a mapping, for several inputs; what a list is:
+        `ckptdoctor.live.inputs.in_memory`), or a ``.npy`` or ``.npz`` file.
     reach
         ``broken`` or ``all``; by default what agrees better with training mode on held-back samples.
     force
         Accept fewer than 16 samples.
     batch_size
         Samples that are run together.
+    samples
+        How many to take at most: of a loader the first, what is beyond them is not read; of arrays
+        and files some from all over, since those are often sorted.
 
     Returns
     -------
@@ -152,23 +160,25 @@ def recalibrate(
     Raises
     ------
     UsageError
-        If there are too few samples, the model does not take them, or outputs are not finite with
-        any statistics.
+        If there are too few samples, the model does not take them, outputs are not finite with any
+        statistics, or an argument is none of these.
 
     Examples
     --------
     >>> ckptdoctor.recalibrate(model, train_loader)  # doctest: +SKIP
     """
+    if reach not in (None, "broken", "all"):
+        raise UsageError(f"expected reach to be 'broken' or 'all', found {reach!r:.100}")
+    batch_size, samples = whole(batch_size, "batch_size", 1), whole(samples, "samples", 1)
     subject = subject_of(model, "the given model")
-    if isinstance(batches, list) and not subject.inputs() and not parameters_of(subject).positions:
-        batches = iter(batches)  # nothing says that they are inputs: batches, as in training
-    data = data_for(subject, batches)
+    data = data_for(subject, batches, samples)
     if data.kind == "random":
         raise UsageError("statistics of random numbers are no statistics")
     broken = _broken(subject)
+    count = min(samples, len(data))
     made = recalibrated(
         subject,
-        data.take(range(len(data))),
+        data.take(np.arange(count) * len(data) // count),
         broken,
         reach=reach,
         batch_size=data.batch or batch_size,

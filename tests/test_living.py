@@ -50,10 +50,60 @@ class TestRecalibrate:
         given = {
             "file": tmp_path / "x.npy",
             "mapping": {"x": samples(64), "y": np.zeros(64)},
-            "batches": [samples(64)[:32], samples(64)[32:]],
+            "batches": iter([samples(64)[:32], samples(64)[32:]]),
         }[form]
         made = recalibrate(broken("bn1"), given)
         assert (made.reach, made.samples) == ("broken", 64)
+
+    def test_an_endless_loader_is_read_as_far_as_is_needed(self):
+        given = 0
+
+        def endless():
+            nonlocal given
+            while True:
+                given += 1
+                yield samples(64)
+
+        assert recalibrate(broken("bn1"), endless()).samples == 1024
+        assert given == 16
+        assert recalibrate(broken("bn1"), endless(), samples=100).samples == 100
+        assert given == 18
+
+    def test_arrays_are_taken_from_all_over(self):
+        """Files are often sorted: here the second half is of another scale."""
+        x = np.concatenate([samples(512), 3 * samples(512)])
+        whole, part = (
+            recalibrate(broken("bn1"), x, reach="broken", samples=count) for count in (1024, 256)
+        )
+        assert (whole.samples, part.samples) == (1024, 256)
+        np.testing.assert_allclose(
+            part.statistics["bn1"].var, whole.statistics["bn1"].var, rtol=0.4
+        )
+
+    @pytest.mark.parametrize(
+        ("more", "reason"),
+        [
+            ({"reach": "brocken"}, "expected reach to be 'broken' or 'all', found 'brocken'"),
+            ({"reach": 3}, "expected reach to be 'broken' or 'all', found 3"),
+            ({"batch_size": 0}, "expected batch_size to be a whole number, 1 or more, found 0"),
+            ({"batch_size": 1.5}, "expected batch_size to be a whole number, 1 or more, found 1.5"),
+            ({"batch_size": None}, "batch_size to be a whole number, 1 or more, found NoneType"),
+            ({"samples": 0}, "expected samples to be a whole number, 1 or more, found 0"),
+            ({"samples": True}, "expected samples to be a whole number, 1 or more, found True"),
+            ({"samples": "64"}, "expected samples to be a whole number, 1 or more, found '64'"),
+        ],
+    )
+    def test_choices_that_make_no_sense_are_said(self, more, reason):
+        subject = broken("bn1")
+        with pytest.raises(UsageError, match=f"{reason}$"):
+            recalibrate(subject, samples(64), **more)
+        assert subject.runs == 1  # made by fit
+
+    def test_whole_numbers_of_any_type_will_do(self):
+        made = recalibrate(
+            broken("bn1"), samples(64), samples=np.int64(32), batch_size=np.uint8(16)
+        )
+        assert made.samples == 32
 
     def test_random_numbers_are_refused(self):
         with pytest.raises(UsageError, match="statistics of random numbers"):

@@ -12,10 +12,12 @@ from .subject import Arrays, Call, NormLayer, Statistics, Subject
 if TYPE_CHECKING:
     from ..tensors import Array
 
-__all__ = ["BatchStatistics", "Moments", "moments"]
+__all__ = ["BatchStatistics", "Moments", "moments", "telling"]
 
 _BLOCK = 1 << 20
 """Elements taken to float64 at a time: 8 MiB."""
+_ALIVE = 1e-3
+"""Of the median variance of the channels: one below it tells nothing in these data."""
 
 
 class Moments(NamedTuple):
@@ -74,6 +76,23 @@ def moments(values: Array, axis: int) -> Moments:
             np.square(block, out=block)
             part = Moments(block.size // block.shape[axis], mean.ravel(), block.mean(others))
         found = found.merged(part)
+    return found
+
+
+def telling(var: Array) -> Array:
+    """Mask of the channels that vary enough in some data to be compared with what is held of them.
+
+    Parameters
+    ----------
+    var
+        Variances of the data, shape ``(channels,)``.
+
+    Examples
+    --------
+    >>> telling(np.array([1.0, 2.0, 1e-9])).tolist()
+    [True, True, False]
+    """
+    found: Array = var > _ALIVE * np.median(var)
     return found
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import UsageError
+from .calling import user_code
 
 if TYPE_CHECKING:
     from ..tensors import Array
 
-__all__ = ["array_of", "gathered"]
+__all__ = ["array_of", "gathered", "numeric"]
+
+_END = object()
 
 
 def gathered(
@@ -45,17 +48,17 @@ def gathered(
         return [array_of(batches)]
     columns: list[list[Array]] = []
     samples = 0
-    for each in batches:
+    for each in _drawn(batches):
         batch = _inputs_of(each)
         given = batch if isinstance(batch, tuple | list) else (batch,)
         if isinstance(batch, Mapping):
             keys = picked(batch) if picked is not None else list(batch)
             given = tuple(batch[key] for key in keys if key in batch)
             count = len(keys) if picked is not None else count
-        columns = columns or [[] for _ in range(count)]
-        if len(given) < count:
-            message = f"expected batches of {count} inputs, found one of {len(given)}"
+        if len(given) < max(count, 1):
+            message = f"expected batches of {max(count, 1)} inputs, found one of {len(given)}"
             raise UsageError(message)
+        columns = columns or [[] for _ in range(count)]
         for column, values in zip(columns, given, strict=False):
             column.append(array_of(values))
         samples += len(columns[0][-1]) if columns[0][-1].ndim else 0
@@ -71,6 +74,18 @@ def gathered(
         raise UsageError(f"the batches hold samples of different shapes: {listed}") from None
 
 
+def _drawn(batches: Iterable[Any]) -> Iterator[Any]:
+    """Batches of the user's loader, whose failures are told as those of other code of theirs."""
+    with user_code("the loader of the samples failed"):
+        iterator = iter(batches)
+    while True:
+        with user_code("the loader of the samples failed"):
+            drawn = next(iterator, _END)
+        if drawn is _END:
+            return
+        yield drawn
+
+
 def _inputs_of(batch: Any) -> Any:
     """Return the inputs of a batch where they are together and labels beside them, as in Keras."""
     while isinstance(batch, tuple | list) and batch and _holds_arrays(batch[0]):
@@ -84,6 +99,28 @@ def _holds_arrays(entry: Any) -> bool:
     return isinstance(entry, tuple | list) and any(
         hasattr(each, "shape") or _holds_arrays(each) for each in entry
     )
+
+
+def numeric(batch: Mapping[Any, Any]) -> list[str]:
+    """Keys of what is of numbers; all, where nothing is.
+
+    Examples
+    --------
+    >>> numeric({"x": np.ones((2, 3)), "file": ["a.png", "b.png"], "y": [0, 1]})
+    ['x', 'y']
+    """
+    keys = [str(key) for key, value in batch.items() if _is_numeric(value)]
+    return keys or list(map(str, batch))
+
+
+def _is_numeric(value: Any) -> bool:
+    if hasattr(value, "detach"):
+        return True
+    try:
+        found = np.asarray(value)
+    except Exception:  # noqa: BLE001  (any type may say in its own way that it is none)
+        return False
+    return found.dtype.kind in "fiubV" and found.ndim > 0
 
 
 def array_of(values: Any) -> Array:
@@ -105,5 +142,6 @@ def array_of(values: Any) -> Array:
         message = f"expected an array of samples, found {type(values).__name__}: {reason}"
         raise UsageError(message) from None
     if found.dtype in (np.float64, np.float16):
-        return found.astype(np.float32)
+        with np.errstate(over="ignore"):  # the model would be given infinity as well
+            return found.astype(np.float32)
     return found

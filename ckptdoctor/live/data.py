@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..errors import ReadError, UsageError
-from .batches import array_of
-from .entries import by_name, entries_of
+from .batches import array_of, numeric
+from .entries import by_name, taken
 from .inputs import Parameters, in_memory, parameters_of
 from .random_data import Inputs, asks_for_random, random_samples, told
 
@@ -49,6 +49,8 @@ class Data:
         What a user should know about them: that images are integers.
     names
         Parameters that the arrays are given to by name; empty where they go by position.
+    within
+        Parameter that takes all of them in a mapping, by ``names``; empty where each is an input.
     """
 
     arrays: tuple[Array, ...]
@@ -58,6 +60,7 @@ class Data:
     batch: int = 0
     notes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    within: str = ""
 
     def __len__(self) -> int:
         return len(self.arrays[0])
@@ -72,7 +75,8 @@ class Data:
         for at, array in enumerate(self.arrays):
             wanted = self.dtypes[at] if at < len(self.dtypes) else ""
             rows = array[_slice(indices)]
-            found.append(np.ascontiguousarray(rows, _dtype(array, wanted)))
+            with np.errstate(over="ignore"):  # beyond float32 it is infinite, and told as such
+                found.append(np.ascontiguousarray(rows, _dtype(array, wanted)))
         return tuple(found)
 
     def batches(self, size: int, indices: Sequence[int] | Array | None = None) -> Iterator[Array]:
@@ -126,17 +130,20 @@ def data_for(subject: Subject, data: Any, limit: int = 0) -> Data:
     binding = subject.framework != "torch" or hasattr(subject, "program")
     drawn = isinstance(data, str) and asks_for_random(data)
     if not isinstance(data, str | Data | np.ndarray | Mapping) and not hasattr(data, "__fspath__"):
-        count = len(inputs) if binding else len(parameters.required)
+        needed = len(inputs) if binding else len(parameters.required)
         data = in_memory(
             data,
-            count or len(inputs) or 1,
+            needed or len(inputs) or 1,
             limit,
-            lambda batch: entries_of(list(batch), inputs if binding else (), parameters, ""),
-            len(inputs) if binding else len(parameters.positions),
+            lambda batch: taken(numeric(batch), inputs if binding else (), parameters, "")[0],
+            needed,
+            needed if binding else len(parameters.positions),
         )
     found = read_data(data, inputs if binding or drawn else (), parameters=parameters)
     if hasattr(subject, "by_name"):
         subject.by_name = found.names
+        if found.within or hasattr(subject, "within"):
+            subject.within = found.within  # type: ignore[attr-defined]
     if not binding and [dtype for _, dtype in inputs] == ["float32"]:
         return _as_images(found)
     return found
@@ -187,15 +194,15 @@ def read_data(
     """
     if isinstance(data, Data):
         found = _checked(data.arrays, data.source, data.kind, inputs)
-        return replace(found, names=data.names)
+        return replace(found, names=data.names, within=data.within)
     if isinstance(data, np.ndarray):
         return _checked((data,), "the given array", "memory", inputs)
     if isinstance(data, Mapping):
-        keys = entries_of(list(map(str, data)), inputs, parameters, "")
+        keys, within = taken(numeric(data), inputs, parameters, "")
         chosen = {str(key): value for key, value in data.items()}
         arrays = tuple(array_of(chosen[key]) for key in keys)
         found = _checked(arrays, "the given arrays", "memory", inputs)
-        return replace(found, names=by_name(keys, parameters))
+        return _named(found, keys, within, parameters)
     if isinstance(data, Sequence) and not isinstance(data, str):
         found = _checked(tuple(map(np.asarray, data)), "the given arrays", "memory", inputs)
         return replace(found, names=_all_by_name(found.arrays, parameters))
@@ -203,9 +210,16 @@ def read_data(
     if asks_for_random(text) and not Path(text).exists():
         found = _checked(random_samples(text, inputs), text, "random", inputs)
         return replace(found, names=_all_by_name(found.arrays, parameters))
-    arrays, keys = _read(text, inputs, parameters)
-    named = by_name(keys, parameters) if keys else _all_by_name(arrays, parameters)
-    return replace(_checked(arrays, text, "file", inputs), names=named)
+    arrays, keys, within = _read(text, inputs, parameters)
+    found = _checked(arrays, text, "file", inputs)
+    if keys:
+        return _named(found, keys, within, parameters)
+    return replace(found, names=_all_by_name(arrays, parameters))
+
+
+def _named(data: Data, keys: Sequence[str], within: str, parameters: Parameters) -> Data:
+    names = tuple(keys) if within else by_name(keys, parameters)
+    return replace(data, names=names, within=within)
 
 
 def _all_by_name(arrays: Sequence[Array], parameters: Parameters) -> tuple[str, ...]:
@@ -221,8 +235,8 @@ def _all_by_name(arrays: Sequence[Array], parameters: Parameters) -> tuple[str, 
 
 def _read(
     text: str, inputs: Inputs, parameters: Parameters
-) -> tuple[tuple[Array, ...], Sequence[str]]:
-    """Arrays of a file, and what they are called there."""
+) -> tuple[tuple[Array, ...], Sequence[str], str]:
+    """Arrays of a file, what they are called there, and the parameter that takes them all."""
     file, wanted = text, ""
     if not _exists(file):
         file, _, wanted = text.rpartition(":")
@@ -233,13 +247,15 @@ def _read(
         if isinstance(loaded, np.ndarray):
             if wanted:
                 raise UsageError(f"holds one array, none is called {wanted!r:.100}", where=file)
-            return (loaded,), ()
-        keys = wanted.split(",") if wanted else entries_of(list(loaded), inputs, parameters, file)
+            return (loaded,), (), ""
+        keys, within = taken(
+            list(loaded), inputs, parameters, file, wanted.split(",") if wanted else ()
+        )
         for name in keys:
             if name not in loaded:
                 listed = ", ".join(map(repr, list(loaded)[:8]))
                 raise UsageError(f"holds no array {name!r:.100}, but {listed:.300}", where=file)
-        return _taken(loaded, keys, file), keys
+        return _taken(loaded, keys, file), keys, within
 
 
 def _exists(file: str) -> bool:

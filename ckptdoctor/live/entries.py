@@ -12,12 +12,39 @@ if TYPE_CHECKING:
     from .inputs import Parameters
     from .random_data import Inputs
 
-__all__ = ["by_name", "entries_of"]
+__all__ = ["by_name", "entries_of", "taken"]
 
 _FEATURES = ("x_calib", "x", "x_test", "x_val", "x_train", "inputs", "input", "images", "data")
 """Names of arrays that are taken from an archive, the first that is there."""
 _TOKENS = ("input_ids", "attention_mask", "token_type_ids")
 _LABELS = re.compile(r"y([_.].*)?|labels?|targets?|classes|.*_labels?", re.IGNORECASE)
+
+
+def taken(
+    keys: Sequence[str],
+    inputs: Inputs,
+    parameters: Parameters,
+    file: str,
+    wanted: Sequence[str] = (),
+) -> tuple[Sequence[str], str]:
+    """Choose as `entries_of` does, or all for a model that takes them in one mapping.
+
+    Parameters
+    ----------
+    keys, inputs, parameters, file
+        As there.
+    wanted
+        What the user chose.
+
+    Returns
+    -------
+    tuple
+        The keys, and the parameter that takes their mapping; empty where each is an input.
+    """
+    mapping = parameters.mapping
+    if mapping and mapping not in keys and parameters.required in ((), (mapping,)):
+        return wanted or keys, mapping
+    return wanted or entries_of(keys, inputs, parameters, file), ""
 
 
 def entries_of(

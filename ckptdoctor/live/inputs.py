@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,6 +10,8 @@ from ..errors import UsageError
 from .batches import array_of, gathered
 
 if TYPE_CHECKING:
+    import inspect
+
     from ..tensors import Array
     from .subject import Subject
 
@@ -26,11 +29,15 @@ class Parameters(NamedTuple):
         Those that can be given by position, in order; empty for a Keras model.
     keywords
         Those that cannot.
+    mapping
+        The one that takes all inputs together by their keys: the first, if its annotation is one
+        of a mapping.
     """
 
     required: tuple[str, ...] = ()
     positions: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
+    mapping: str = ""
 
 
 def input_names(subject: Subject) -> tuple[str, ...]:
@@ -57,7 +64,13 @@ def parameters_of(subject: Subject) -> Parameters:
         tuple(p.name for p in parameters if p.kind in named and p.default is p.empty),
         tuple(p.name for p in parameters if p.kind in plain),
         tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
+        next((p.name for p in list(parameters)[:1] if p.kind in plain and _is_mapping(p)), ""),
     )
+
+
+def _is_mapping(parameter: inspect.Parameter) -> bool:
+    said = "" if parameter.annotation is parameter.empty else str(parameter.annotation)
+    return bool(re.search(r"dict\b|mapping\b", said, re.IGNORECASE))
 
 
 def in_memory(
@@ -65,31 +78,38 @@ def in_memory(
     count: int,
     limit: int,
     choose: Callable[[Mapping[str, Any]], Sequence[str]],
+    needed: int = 0,
     most: int = 0,
 ) -> Sequence[Array] | Mapping[str, Array]:
     """Arrays, one for each input, of a tensor, of a few tensors, or of batches of a loader.
 
+    A tuple of arrays has one for each input.  So has a list, if it has as many as the model needs or
+    nothing says how many those are; any other list of arrays is of batches, as is all that holds
+    tuples, lists or mappings of arrays.
+
     Parameters
     ----------
     data
-        A list is of batches where its entries hold arrays, or are more than the model takes.
+        An array, a tuple or list, or anything that gives batches.
     count
         Inputs of the model.
     limit
         No further batch is asked for once there are so many samples; 0 for all.
     choose
         Says which entries of a batch that is a mapping are inputs.
+    needed
+        Inputs that it cannot do without; 0 if that is unknown, or it can do without any.
     most
-        Inputs that the model takes at most; 0 if that is unknown.
+        Inputs that it takes at most; 0 if that is unknown.
 
     Raises
     ------
     UsageError
-        If it is none of these.
+        If it is none of these, or a list of arrays might be inputs as well as batches.
     """
     if hasattr(data, "shape"):
         return (array_of(data),)
-    if isinstance(data, tuple | list) and not _is_of_batches(data, most):
+    if isinstance(data, tuple | list) and not _is_of_batches(data, needed, most):
         return tuple(map(array_of, data))
     if not isinstance(data, Iterable):
         kind = type(data).__name__
@@ -106,12 +126,18 @@ def in_memory(
     return dict(zip(keys, found, strict=True)) if keys else found
 
 
-def _is_of_batches(data: Sequence[Any], most: int) -> bool:
-    """Whether a list holds batches, and not inputs; a tuple of arrays is one batch."""
+def _is_of_batches(data: Sequence[Any], needed: int, most: int) -> bool:
+    """Whether a tuple or list holds batches, and not inputs, as `in_memory` says."""
     if any(_holds_arrays(entry) for entry in data):
         return True
-    arrays = isinstance(data, list) and all(hasattr(entry, "shape") for entry in data)
-    return arrays and 0 < most < len(data)
+    plain = isinstance(data, list) and all(hasattr(entry, "shape") for entry in data)
+    if not plain or len(data) < 2 or not most:
+        return False
+    if not needed and len(data) <= most:
+        hint = "give inputs in a tuple or by name in a mapping, batches as iter(batches)"
+        message = f"a list of {len(data)} arrays may hold inputs or batches"
+        raise UsageError(message, hint=hint)
+    return len(data) != needed
 
 
 def _holds_arrays(entry: Any) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import UsageError
 from .subject import Arrays, NormLayer, Observer, Statistics
+from .torch_buffers import address, kept_buffers
 from .torch_calls import Calls, Kind
 from .torch_hooks import hooked, kind_of, scripted, watched
 from .torch_modules import require_module, unwrapped
@@ -32,8 +33,9 @@ class TorchSubject:
     """Any `torch.nn.Module`; see `ckptdoctor.live.subject.Subject`.
 
     Layers are called as `named_modules` calls them, a module under several names by its first;
-    the model itself is the empty name.  Compiled modules run as they were written.  What a model's
-    own forward writes in inference mode (a cache, a counter) is as after any other call.
+    the model itself is the empty name.  Compiled modules run as they were written.  Buffers that a
+    model's own forward writes to in inference mode are put back; what it keeps elsewhere (a cache in
+    an attribute) is as after any other call.
 
     Parameters
     ----------
@@ -46,6 +48,8 @@ class TorchSubject:
         What cannot be told of this model, and why: sentences for the user.
     by_name
         Parameters that the arrays of a batch are given to; empty where they go by position.
+    within
+        Parameter that is given a mapping of them all; empty where each has its own.
 
     Raises
     ------
@@ -56,6 +60,7 @@ class TorchSubject:
     framework = "torch"
     notes: tuple[str, ...] = ()
     by_name: tuple[str, ...] = ()
+    within: str = ""
 
     def __init__(self, module: nn.Module) -> None:
         require_module(module)
@@ -116,7 +121,8 @@ class TorchSubject:
         device, dtype = self.place
         inputs: Any
         if self.by_name and not isinstance(batch, Mapping) and len(batch) == len(self.by_name):
-            batch = dict(zip(self.by_name, batch, strict=True))  # type: ignore[assignment]
+            named = dict(zip(self.by_name, batch, strict=True))
+            batch = {self.within: named} if self.within else named  # type: ignore[assignment]
         if isinstance(batch, Mapping):
             inputs = to_tensors(batch, device, dtype)
         else:
@@ -125,6 +131,7 @@ class TorchSubject:
             inputs = rounded(inputs, narrow)
         calls = Calls(self.kinds, observer, only, narrow)
         with ExitStack() as stack:
+            stack.enter_context(kept_buffers(self.module, self._addresses()))
             stack.enter_context(_evaluating(self.module))
             stack.enter_context(_eagerly(self.module))
             stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
@@ -171,6 +178,11 @@ class TorchSubject:
         usual = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
         dtype = next((t.dtype for t in held if t.dtype in usual), torch.float32)
         return (held[0].device if held else torch.device("cpu")), dtype
+
+    def _addresses(self) -> set[int]:
+        """Where the running statistics are: observers set them, and they stay as they are set."""
+        norms: list[Any] = [self._named[name] for name in self.norms]
+        return {address(part) for n in norms for part in (n.running_mean, n.running_var)}
 
     def _norm(self, name: str) -> Any:
         if name not in self.norms:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..findings import Severity
+from ..live.outliers import LARGE
 from .norms import EXPLODED, OFF, STALE, Drift
 from .origin import listed
 from .precision import Precision
@@ -19,6 +20,7 @@ def signs(report: ProbeReport) -> tuple[Sign, ...]:
     """Say what is wrong, errors first."""
     found = [
         *_about_samples(report.samples),
+        *_about_scale(report),
         *_about_outputs(report),
         *_about_norms(report),
         *_about_training(report),
@@ -64,6 +66,32 @@ def _about_samples(samples: Samples | None) -> Iterator[Sign]:
             message=message,
             measured={"samples": [s.index for s in far], "usual": samples.usual},
         )
+    if samples.large:
+        names = listed([f"{s.index}: {s.low:.4g} to {s.high:.4g}" for s in samples.large])
+        verb = "is" if len(samples.large) == 1 else "are"
+        message = (
+            f"{len(samples.large):,} of {samples.used:,} samples {verb} over {LARGE:g} times as "
+            f"large as usual ({names}): kept out of training mode, and left out by recalibration"
+        )
+        yield Sign(
+            kind="large-data",
+            severity=Severity.NOTE,
+            message=message,
+            measured={"samples": [s.index for s in samples.large], "usual": samples.usual},
+        )
+
+
+def _about_scale(report: ProbeReport) -> Iterator[Sign]:
+    scale = report.scale
+    if scale is not None:
+        yield Sign(
+            kind="scale",
+            severity=Severity.WARNING,
+            message=f"{scale}: look at how they are scaled and normalised",
+            measured={
+                "layer": scale.norm, "factor": scale.factor, "means_too": scale.together,
+            },
+        )  # fmt: skip
 
 
 def _about_outputs(report: ProbeReport) -> Iterator[Sign]:
@@ -115,8 +143,18 @@ def _about_norms(report: ProbeReport) -> Iterator[Sign]:
     """Say which BatchNorms do not fit the data: errors where the outputs suffer."""
     random = report.samples is not None and report.samples.kind == "random"
     suffers = bool(report.bad) or report.constant or disagrees(report.train)
-    for drift in sorted((d for d in report.norms if d.far), key=lambda d: -d.score):
-        severity = Severity.ERROR if drift.broken or (suffers and not random) else Severity.WARNING
+    grave = Severity.ERROR if suffers and not random else Severity.WARNING
+    staleness = disagrees(report.train) and not random
+    new = [d.layer for d in report.norms if d.new and (d.far or (d.stale and staleness))]
+    if new:
+        message = (
+            f"the statistics of {_layers(len(new))} are those of a new layer (mean 0, variance 1) "
+            f"and do not fit the data: {listed(new)}"
+        )
+        measured = {"layers": new}
+        yield Sign(kind="new-statistics", severity=grave, message=message, measured=measured)
+    for drift in sorted((d for d in report.norms if d.far and not d.new), key=lambda d: -d.score):
+        severity = Severity.ERROR if drift.broken else grave
         yield Sign(
             kind="broken-statistics" if drift.broken else _kind_of_drift(drift),
             severity=severity,
@@ -131,8 +169,8 @@ def _about_norms(report: ProbeReport) -> Iterator[Sign]:
                 "distance": drift.distance,
             },
         )
-    stale = [d for d in report.norms if d.stale and not d.far]
-    if stale and disagrees(report.train) and not random:
+    stale = [d for d in report.norms if d.stale and not d.far and not d.new]
+    if stale and staleness:
         worst = max(stale, key=lambda d: d.score)
         message = (
             f"the statistics of {_layers(len(stale))} do not fit the data: a variance is "

@@ -10,7 +10,7 @@ from .results import ProbeReport
 __all__ = ["next_steps"]
 
 
-_STATISTICS = ("stale-statistics", "train-eval-disagreement")
+_STATISTICS = ("stale-statistics", "new-statistics", "train-eval-disagreement")
 """Signs that statistics of the data would heal, where they are errors."""
 
 
@@ -35,7 +35,8 @@ def next_steps(report: ProbeReport, *, trust: bool = False) -> tuple[tuple[str, 
     accused = any(finding.severity is Severity.ERROR for finding in report.said)
     file = quoted(f"./{report.file}" if report.file.startswith("-") else report.file)
     look = f"ckptdoctor inspect {file}"
-    if not sick or lost:
+    refused = report.scale is not None and report.scale.refused  # by repair
+    if not sick or lost or refused:
         return ((look, "says what is lost and what can be had back"),) if lost or accused else ()
     if samples.kind != "file" or samples.alike:
         return ((look, "says what is lost and what can be had back"),)

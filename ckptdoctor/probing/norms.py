@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..live.batch_statistics import BatchStatistics
+from ..live.batch_statistics import BatchStatistics, telling
 from ..live.subject import Arrays, NormLayer, Statistics, Subject
 from ..tensors import Array
 from .feed import by_sample
@@ -36,8 +36,6 @@ STALE = 5.0
 """Ratio that counts where inference and training mode disagree; 20 where nothing was ever learnt."""
 OFF = 1.0
 """Distance that counts there; 1.9 where nothing was ever learnt."""
-_ALIVE = 1e-3
-"""Of the median variance of the layer's channels: a channel below it tells nothing in these data."""
 _FEWEST = 32
 """Values of a channel that its variance is known from within a factor of 2."""
 _SHOWN = 5
@@ -78,6 +76,8 @@ class Drift:
         Largest distance of the means, in standard deviations of the data; None as above.
     var, data_var
         Least and greatest variance it holds, and that the data give it, finite ones.
+    new
+        Whether it holds what a new layer does in every channel: mean 0, variance 1.
     exploded
         Channels beyond `EXPLODED`, `SHIFTED`, or not finite.
     worst
@@ -97,6 +97,7 @@ class Drift:
     data_var: tuple[float, float] | None
     exploded: int
     worst: tuple[Channel, ...]
+    new: bool = False
 
     @property
     def broken(self) -> bool:
@@ -143,8 +144,8 @@ def drift_of(norm: NormLayer, held: Statistics, data: Statistics, values: int) -
     with np.errstate(all="ignore"):
         negative = finite & (held.var + norm.epsilon <= 0)
     known = values >= _FEWEST
-    usual = float(np.median(data.var)) if known else 0.0
-    alive = finite & ~negative & known & (data.var > _ALIVE * usual)
+    alive = finite & ~negative
+    alive &= telling(data.var) if known else False
     with np.errstate(all="ignore"):
         ratio = (held.var + norm.epsilon) / (data.var + norm.epsilon)
         distance = np.abs(held.mean - data.mean) / np.sqrt(data.var + norm.epsilon)
@@ -169,6 +170,7 @@ def drift_of(norm: NormLayer, held: Statistics, data: Statistics, values: int) -
         data_var=_range(data.var) if values else None,
         exploded=int(np.count_nonzero(far & ~bad)),
         worst=tuple(_channel(c, held, data) for c in shown),
+        new=not held.mean.any() and bool((held.var == 1).all()),
     )
 
 

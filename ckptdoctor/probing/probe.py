@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
+from ..live.arguments import whole
 from ..live.data import Data, data_for
 from ..live.naming import parse_model
 from ..live.opening import Opened, open_subject
@@ -59,22 +60,27 @@ def probe(
 ) -> ProbeReport:
     """Run a model on data, and say which of its layers do harm.
 
+    A live model is as it was afterwards, but for weights that were loaded into it and what its code
+    keeps outside of parameters and buffers.  Meanwhile its statistics are exchanged: no other thread
+    may use it.
+
     Parameters
     ----------
     model
         ``package.module:factory``, ``file.py:factory``, a file that holds a whole model, or a live
         model: a ``torch.nn.Module`` or a ``keras.Model``.
     data
-        A ``.npy`` or ``.npz`` file, ``random``, arrays, tensors, or a loader of batches; see
-        `ckptdoctor.live.data.read_data`.
+        A ``.npy`` or ``.npz`` file, ``random``, arrays or tensors (a tuple of them, or a mapping,
+        for several inputs), or a loader of batches; see `ckptdoctor.live.data.read_data`, and for
+        what a list is `ckptdoctor.live.inputs.in_memory`.
     weights_file
-        Checkpoint that the model takes its weights from.
+        Checkpoint that the model takes its weights from; they stay in a live model.
     trust
         Unpickle a whole module, load what is unsafe to load.
     bisect
         Find the samples that break it.
     samples
-        How many to take of the data; 0 for all.  All of them are searched by ``bisect``.
+        How many to take of the data, the first; 0 for all.  All of them are searched by ``bisect``.
     batch_size
         How many to run together, where the model takes any number.
     precisions
@@ -95,7 +101,8 @@ def probe(
         If a file cannot be read, or the user's code fails.
     """
     note = note or _unheard
-    _check(samples, batch_size, precisions)
+    samples, batch_size = whole(samples, "samples", 0), whole(batch_size, "batch_size", 1)
+    _check(precisions)
     note("opening")
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     held = os.fspath(weights_file) if weights_file else ""
@@ -123,10 +130,7 @@ def probe(
     return replace(report, next=next_steps(report, trust=trust))
 
 
-def _check(samples: int, batch_size: int, precisions: Sequence[str]) -> None:
-    if samples < 0 or batch_size < 1:
-        message = f"expected samples of 0 or more in batches of 1 or more, found {samples}"
-        raise UsageError(f"{message} in batches of {batch_size}")
+def _check(precisions: Sequence[str]) -> None:
     unknown = [dtype for dtype in precisions if dtype not in TYPES]
     if unknown:
         raise UsageError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..findings import Finding, Severity
+from ..recalibration.scale import Scale
 from ..results import counted, one_line
 from .bisect import Search
 from .norms import Agreement, Drift
@@ -75,6 +76,9 @@ class Samples:
         Samples that hold NaN or Inf; they are left out.
     outliers
         Samples whose largest magnitude is `ckptdoctor.probing.samples.OUTLYING` times the usual.
+    large
+        Further ones that are `ckptdoctor.live.outliers.large`: with the outliers they are kept out
+        of training mode, and recalibration leaves them out.
     usual
         Median of the largest magnitudes.
     alike
@@ -92,6 +96,7 @@ class Samples:
     span: Span
     nonfinite: tuple[Sample, ...] = ()
     outliers: tuple[Sample, ...] = ()
+    large: tuple[Sample, ...] = ()
     usual: float = 0.0
     alike: bool = False
     notes: tuple[str, ...] = ()
@@ -178,6 +183,9 @@ class ProbeReport:
         finite values, and those that are broken whatever they are given.
     norms_of, blind
         How many BatchNorms the model has; those that were given nothing finite.
+    scale
+        One factor by which the samples differ from those of training, by the BatchNorm that is
+        called first; None where there is none.
     train
         Inference mode against training mode; None without BatchNorms.
     precisions
@@ -213,6 +221,7 @@ class ProbeReport:
     norms: tuple[Drift, ...] = ()
     norms_of: int = 0
     blind: tuple[str, ...] = ()
+    scale: Scale | None = None
     train: TrainMode | None = None
     precisions: tuple[Precision, ...] = ()
     searches: tuple[Search, ...] = ()

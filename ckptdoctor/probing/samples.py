@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..live.data import Data
+from ..live.outliers import large, peaks
 from ..tensors import Array
 from .results import Sample, Samples
 from .values import Span, span_of
@@ -12,7 +13,8 @@ from .values import Span, span_of
 __all__ = ["OUTLYING", "look_at"]
 
 OUTLYING = 100.0
-"""Times the usual magnitude: images that were not scaled are 128 to 255 times too large."""
+"""Times the usual magnitude, from which samples are warned of, be they few or many: images that were
+not scaled are 128 to 255 times too large.  A few that are `ckptdoctor.live.outliers.LARGE` are noted."""
 _BLOCK = 64
 """Samples that are looked at together."""
 
@@ -34,10 +36,12 @@ def look_at(data: Data, limit: int) -> tuple[Samples, Array]:
     """
     count = min(len(data), limit) if limit else len(data)
     spans: list[Span] = []
+    sizes_of_reals = np.zeros(count)
     for at in range(0, count, _BLOCK):
         block = np.arange(at, min(at + _BLOCK, count))
         rows = data.take(block)
         spans += [span_of([array[i] for array in rows]) for i in range(len(block))]
+        sizes_of_reals[block] = peaks(rows)
     good = np.array([not span.nonfinite for span in spans])
     sizes = np.array([span.largest for span in spans])
     usual = float(np.median(sizes[good])) if good.any() else 0.0
@@ -55,6 +59,7 @@ def look_at(data: Data, limit: int) -> tuple[Samples, Array]:
         span=whole,
         nonfinite=_told(spans, ~good),
         outliers=_told(spans, far),
+        large=_told(spans, large(sizes_of_reals) & good & ~far),
         usual=usual,
         alike=_alike(data, np.flatnonzero(good)),
         notes=data.notes,

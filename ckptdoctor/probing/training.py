@@ -11,6 +11,7 @@ from ..live.batch_statistics import BatchStatistics
 from ..live.subject import Arrays
 from ..recalibration.agreement import holding
 from ..recalibration.choice import FEWEST
+from ..recalibration.scale import Scale, scale_of
 from ..tensors import Array
 from .feed import Feed
 from .norms import Agreement, Drift, compared, drifts
@@ -66,9 +67,10 @@ def with_norms(
     samples = report.samples
     if not names:
         return report
-    if samples is not None and samples.outliers:
+    if samples is not None and (samples.outliers or samples.large):
         # one sample far off outweighs all others in a variance
-        used = np.setdiff1d(used, [sample.index for sample in samples.outliers])
+        far = [sample.index for sample in (*samples.outliers, *samples.large)]
+        used = np.setdiff1d(used, far)
         outputs = [feed.run(batch) for batch in feed.batches(used)]
     trained, statistics = _in_training(feed, used, names)
     norms = drifts(feed.subject, statistics)
@@ -79,6 +81,8 @@ def with_norms(
     if alike:  # a variance of what does not differ is 0
         return report
     random = samples is not None and samples.kind == "random"
+    if not random:
+        report = replace(report, scale=_scale(report, feed, statistics))
     sizes = [len(batch) for batch in feed.batches(used)]
     found = compared(outputs, trained, sizes)
     if found is None:
@@ -94,6 +98,23 @@ def with_norms(
     if not random and disagrees(train) and not closes(train.healed, train.agreement):
         train = replace(train, pooled=_crosswise(feed, used, names, trained))
     return replace(report, train=train)
+
+
+def _scale(report: ProbeReport, feed: Feed, statistics: BatchStatistics) -> Scale | None:
+    """Tell samples of another scale, where nothing else would look like it.
+
+    A new layer has no scale; one that exploded looks like smaller samples.
+    """
+    first = statistics.first
+    drift = next((d for d in report.norms if d.layer == first), None)
+    if drift is None or drift.new:
+        return None
+    values, data = statistics.pooled(first)
+    found = scale_of(first, feed.subject.statistics(first), data, values, None)
+    accused = any(report.layers.get(finding.tensor) == first for finding in report.said)
+    if found is None or found.factor > 1 or (found.together and not accused):
+        return found
+    return None
 
 
 def _in_training(

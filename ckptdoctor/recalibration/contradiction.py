@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..live.batch_statistics import telling
 from ..live.subject import NormLayer, Statistics
 
 __all__ = ["FAR", "TIMES", "contradicted"]
@@ -15,8 +16,6 @@ TIMES = 10.0
 most with 64 samples; what explodes is 1e7 times too large."""
 FAR = 3.0
 """Distance of the means in standard deviations of the data; healthy 0.32, 0.8 with 16 samples."""
-_ALIVE = 1e-3
-"""Of the median variance of the channels: one below it tells nothing in these data."""
 
 
 def contradicted(
@@ -51,7 +50,7 @@ def _contradicts(held: Statistics, data: Statistics, broken: Statistics, epsilon
     lost |= broken.var & (~np.isfinite(held.var) | (held.var + epsilon <= 0))
     if lost.any():
         return True
-    told = data.var > _ALIVE * np.median(data.var)
+    told = telling(data.var)
     with np.errstate(over="ignore"):
         large = (held.var + epsilon) / (data.var + epsilon) > TIMES
         far = np.abs(held.mean - data.mean) / np.sqrt(data.var + epsilon) > FAR

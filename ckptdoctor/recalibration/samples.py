@@ -6,15 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..live.outliers import LARGE, large, peaks
 from ..tensors import Array
 
-__all__ = ["OUTLYING", "RARE", "usable"]
-
-OUTLYING = 10.0
-"""Times the usual size: of 256 samples, one of 10 times it adds 40 % to a variance, one of 50 times
-cost 11 points of accuracy, one of 1000 times all of it."""
-RARE = 20
-"""Up to one sample of this many may be an outlier; where they are more, the data are like that."""
+__all__ = ["usable"]
 
 
 def usable(inputs: Sequence[Array]) -> tuple[Sequence[Array], tuple[str, ...]]:
@@ -41,22 +36,16 @@ def usable(inputs: Sequence[Array]) -> tuple[Sequence[Array], tuple[str, ...]]:
     >>> len(left[0]), told
     (39, ('Left out 1 of 40 samples, over 10 times as large as usual: number 7.',))
     """
-    sizes = np.zeros(len(inputs[0]))
-    for values in inputs:
-        if values.dtype.kind == "f":
-            for at, row in enumerate(values):
-                peak = float(np.abs(row).max()) if row.size else 0.0
-                sizes[at] = np.maximum(sizes[at], peak)  # NaN stays NaN
+    sizes = peaks(inputs)
     finite = np.isfinite(sizes)
     if not finite.any():
         return inputs, ()
     told = []
     if not finite.all():
         told.append(_left_out(~finite, " for NaN or Inf"))
-    usual = float(np.median(sizes[finite]))
-    far = finite & (sizes > OUTLYING * usual) if usual else np.zeros(len(sizes), bool)
-    if far.any() and far.sum() <= max(1, len(sizes) // RARE):
-        told.append(_left_out(far, f", over {OUTLYING:g} times as large as usual"))
+    far = large(sizes)
+    if far.any():
+        told.append(_left_out(far, f", over {LARGE:g} times as large as usual"))
         finite &= ~far
     return (inputs if finite.all() else [values[finite] for values in inputs]), tuple(told)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..live.batch_statistics import telling
 from ..live.subject import Statistics
 from ..tensors import Array
 
@@ -27,8 +28,6 @@ _CHANNELS = 3
 """Channels below which nothing is said of their spread."""
 _VALUES = 32
 """Values of a channel that its variance is known from within a factor of 2."""
-_ALIVE = 1e-3
-"""Of the median variance of the channels: one below it tells nothing in these data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def scale_of(
         return None
     with np.errstate(all="ignore"):
         sound = np.isfinite(held.mean) & np.isfinite(held.var) & (held.var > 0)
-        sound &= data.var > _ALIVE * np.median(data.var)
+        sound &= telling(data.var)
     if broken is not None:
         sound &= ~(broken.mean | broken.var)
     if np.count_nonzero(sound) < _CHANNELS:

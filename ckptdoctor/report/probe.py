@@ -72,6 +72,9 @@ def _head(report: ProbeReport, view: View) -> Iterator[str]:
         number_ = f"{samples.used:,}{of} {'sample' if samples.total == 1 else 'samples'}"
         text = f"data: {display(samples.source)}, {number_} of {shapes}, {_range(samples.span)}"
         yield from prose(text, view, INDENT, INDENT + "  ")
+    for sign in report.signs:
+        if sign.kind == "scale":  # of the samples: it explains much of what comes
+            yield from _told(sign, view)
     for note in report.notes:
         yield from prose(display(note), view, INDENT, INDENT + "  ")
 
@@ -178,17 +181,21 @@ def _signs(report: ProbeReport, view: View) -> Iterator[str]:
     """Each sign; of BatchNorms a few, since they have a table of their own."""
     norms = 0
     for sign in report.signs:
-        if sign.kind.endswith("-statistics") and sign.kind != "stale-statistics":
+        if sign.kind == "scale":
+            continue  # told beside the samples
+        if sign.kind.endswith("-statistics") and sign.layer:
             norms += 1
             if norms > _SAID:
                 continue
-        severity = sign.severity.name.lower()
-        yield from labelled(
-            severity, shorten(_sentence(sign), 2 * _MESSAGE), view, _LABEL, severity
-        )
+        yield from _told(sign, view)
     if norms > _SAID:
         text = f"{many(norms - _SAID, 'more BatchNorm')} of this kind: see below"
         yield from labelled("", text, view, _LABEL)
+
+
+def _told(sign: Sign, view: View) -> Iterator[str]:
+    severity = sign.severity.name.lower()
+    yield from labelled(severity, shorten(_sentence(sign), 2 * _MESSAGE), view, _LABEL, severity)
 
 
 def _sentence(sign: Sign) -> str:
@@ -222,32 +229,23 @@ def _norms(report: ProbeReport, view: View) -> Iterator[str]:
         return
     random = report.samples is not None and report.samples.kind == "random"
     stale = any(sign.kind == "stale-statistics" for sign in report.signs)
-    far = [d for d in report.norms if d.far or (d.stale and stale)]
+    new = [sign for sign in report.signs if sign.kind == "new-statistics"]  # alike: in a line
+    known = [d for d in report.norms if not any(d.layer in s.measured["layers"] for s in new)]
+    far = [d for d in known if d.far or (d.stale and stale)]
     far.sort(key=lambda d: -d.score)
     if far:
         rows = [_norm_row(drift) for drift in far[:_NORMS]]
         yield from (INDENT + line for line in grid(_NORM_COLUMNS, rows, view.width - len(INDENT)))
     if len(far) > _NORMS:
         yield f"{INDENT}... and {many(len(far) - _NORMS, 'more BatchNorm')}: --format json"
-    rest = [d for d in report.norms if d not in far and d.ratio is not None]
+    rest = [d for d in known if d not in far and d.ratio is not None]
     if rest and random:
-        others = "other " if far else ""
-        text = f"{others}statistics cannot be judged by random data"
-        yield from prose(text, view, INDENT, INDENT)
-    elif rest:
-        worst = max(rest, key=lambda d: d.score)
-        others = "the other " if far else ""
-        train = report.train
-        apart = train is not None and closes(train.pooled, train.agreement)
-        fit = "are each near the data" if apart else "fit the data"
-        text = (
-            f"{others}{many(len(rest), 'BatchNorm')} {fit}: variances within a factor of "
-            f"{max(_factor(d) for d in rest):.3g}, means within "
-            f"{max(d.distance or 0.0 for d in rest):.2g} standard deviations"
+        others = "other " if len(rest) < len(report.norms) else ""
+        yield from prose(
+            f"{others}statistics cannot be judged by random data", view, INDENT, INDENT
         )
-        if not far:
-            text += f" (the farthest: {layer_name(worst.layer)})"
-        yield from prose(text, view, INDENT, INDENT)
+    elif rest:
+        yield from prose(_fitting(rest, report, far), view, INDENT, INDENT)
     train = report.train
     if train is not None and (far or not random):
         text = f"inference and training mode: {_agreement(train.agreement)}"
@@ -259,6 +257,26 @@ def _norms(report: ProbeReport, view: View) -> Iterator[str]:
         if train.pooled is not None:
             text += f"; with statistics of other batches in all: {_agreement(train.pooled)}"
         yield from prose(f"{text} (batches of {train.batch})", view, INDENT, INDENT)
+
+
+def _fitting(rest: Sequence[Drift], report: ProbeReport, far: Sequence[Drift]) -> str:
+    """How well the BatchNorms do that are not named."""
+    others = bool(far) or any(sign.kind == "new-statistics" for sign in report.signs)
+    one, train = len(rest) == 1, report.train
+    if train is not None and closes(train.pooled, train.agreement):
+        fit = "is near the data" if one else "are each near the data"
+    else:
+        fit = "fits the data" if one else "fit the data"
+    count = "BatchNorm" if one and others else many(len(rest), "BatchNorm")
+    text = (
+        f"{'the other ' if others else ''}{count} {fit}: variances within a factor of "
+        f"{max(_factor(d) for d in rest):.3g}, means within "
+        f"{max(d.distance or 0.0 for d in rest):.2g} standard deviations"
+    )
+    if far:
+        return text
+    worst = max(rest, key=lambda d: d.score)
+    return f"{text} (the farthest: {layer_name(worst.layer)})"
 
 
 def _factor(drift: Drift) -> float:

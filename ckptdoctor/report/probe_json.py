@@ -14,6 +14,7 @@ from ..probing.precision import Precision
 from ..probing.results import FirstBad, ProbeReport, Samples, Sign
 from ..probing.trace import LayerRow
 from ..probing.values import Span
+from ..recalibration.scale import Scale
 from ..results import ErrorInfo
 from .json import _finding, _plain
 
@@ -26,6 +27,7 @@ def probe_json(report: ProbeReport) -> str:
     r"""Return one JSON document with every layer.
 
     ``first`` and ``frozen`` are null where nothing begins, ``training_mode`` without BatchNorms,
+    ``scale`` where the samples are of that of training or nothing tells,
     ``error`` where nothing went wrong.  Numbers that are not finite are ``"nan"``, ``"inf"``,
     ``"-inf"``; ranges are null where no value is finite.
 
@@ -46,6 +48,7 @@ def probe_json(report: ProbeReport) -> str:
         "nonfinite_samples": report.bad,
         "batchnorms": report.norms_of,
         "batchnorms_given_nothing_finite": report.blind,
+        "scale": report.scale and _scale(report.scale),
         "constant": report.constant,
         "first": _first(report.first),
         "frozen": report.frozen and report.frozen.layer,
@@ -110,9 +113,14 @@ def _samples(samples: Samples | None) -> dict[str, Any] | None:
         "values": _span(samples.span),
         "nonfinite": [asdict(sample) for sample in samples.nonfinite],
         "outliers": [asdict(sample) for sample in samples.outliers],
+        "large": [asdict(sample) for sample in samples.large],
         "usual": samples.usual,
         "alike": samples.alike,
     }
+
+
+def _scale(scale: Scale) -> dict[str, Any]:
+    return {"layer": scale.norm, "factor": scale.factor, "means_too": scale.together}
 
 
 def _first(first: FirstBad | None) -> dict[str, Any] | None:
@@ -161,6 +169,7 @@ def _drift(drift: Drift) -> dict[str, Any]:
         "nonfinite": drift.nonfinite,
         "negative": drift.negative,
         "far": drift.exploded,
+        "new": drift.new,
         "ratio": drift.ratio,
         "typical_ratio": drift.typical,
         "distance": drift.distance,

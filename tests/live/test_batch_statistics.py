@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from live.numpy_subject import BatchNorm, Dense, Function, NumpySubject, Residual, relu
 
-from ckptdoctor.live.batch_statistics import BatchStatistics, Moments, moments
+from ckptdoctor.live.batch_statistics import BatchStatistics, Moments, moments, telling
 from ckptdoctor.live.subject import Call, Statistics
 
 RANDOM = np.random.default_rng(5)
@@ -171,3 +171,10 @@ def test_what_is_pooled_is_a_copy():
         subject.run((np.array([[1.0], [3.0]]),), observer)
     observer.pooled("bn")[1].mean[:] = 77
     assert observer.pooled("bn")[1] == Statistics(2.0, 1.0)
+
+
+def test_channels_far_below_the_median_tell_nothing():
+    assert telling(np.array([1.0, 1.1e-3, 0.9e-3, 0.0, 50.0, 1.0, 1.0])).tolist() == [
+        True, True, False, False, True, True, True,
+    ]  # fmt: skip
+    assert not telling(np.zeros(3)).any()

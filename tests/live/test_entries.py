@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from live.numpy_subject import NumpySubject, classifier, samples
 
-from ckptdoctor.errors import UsageError
+from ckptdoctor.errors import ModelError, UsageError
+from ckptdoctor.live.batches import numeric
 from ckptdoctor.live.data import data_for
 from ckptdoctor.live.entries import by_name, entries_of
 from ckptdoctor.live.inputs import Parameters
@@ -112,6 +114,135 @@ def test_more_arrays_in_a_list_than_the_model_takes_are_batches():
     assert len(data_for(Module(one), [X])) == 64
 
 
+def test_a_list_for_a_model_that_states_its_inputs_is_held_against_their_number():
+    one_input = NumpySubject(shapes=[((None, 6), "float32")])
+    assert len(data_for(one_input, [X[:32], X[32:]])) == 64
+    two_inputs = NumpySubject(shapes=[((None, 6), "float32"), ((None, 2), "float32")])
+    assert len(data_for(two_inputs, [X, META]).arrays) == 2
+
+
+def test_a_list_of_as_many_arrays_as_the_model_needs_holds_its_inputs():
+    assert [a.shape for a in data_for(Module(pair), [X, META]).arrays] == [(64, 6), (64, 2)]
+    assert len(data_for(Module(one), (X,)).arrays) == 1
+    with pytest.raises(UsageError, match="batches of 2 inputs"):
+        data_for(Module(pair), [X, X, X])
+
+
+def test_a_tuple_holds_inputs_whatever_their_number():
+    assert len(data_for(Module(one), (X, META)).arrays) == 2
+
+
+@pytest.mark.parametrize("verb", [probe, recalibrate])
+def test_both_verbs_take_a_list_for_the_same(verb):
+    verb(Module(one), [X[:32], X[32:]])
+    subject = Module(pair)
+    verb(subject, [X, META])
+    assert len(subject.given) == 2
+
+
+def test_a_list_that_may_hold_inputs_or_batches_is_not_guessed_at():
+    def any_of_them(ids=None, mask=None): ...
+
+    with pytest.raises(UsageError, match="a list of 2 arrays may hold inputs or batches") as caught:
+        data_for(Module(any_of_them), [X, X])
+    assert "tuple" in caught.value.hint
+    assert len(data_for(Module(any_of_them), (X, X)).arrays) == 2
+    assert len(data_for(Module(any_of_them), iter([X, X]))) == 128
+    assert len(data_for(Module(any_of_them), [X, X, X])) == 192
+
+
+# A mapping of all inputs.
+
+
+def mapped(batch: dict[str, np.ndarray], scale=1.0): ...
+
+
+def mapped_in_text(batch: Mapping[str, np.ndarray]): ...
+
+
+def named_like_one(batch): ...
+
+
+def two_of_them(batch: dict, extra): ...
+
+
+class Together(Module):
+    within = ""
+
+
+@pytest.mark.parametrize("forward", [mapped, mapped_in_text])
+@pytest.mark.parametrize("form", ["mapping", "loader", "file"])
+def test_a_parameter_that_is_a_mapping_is_given_one(form, forward, tmp_path):
+    labels = np.zeros(64)
+    np.savez(tmp_path / "x.npz", image=X, meta=META, label=labels)
+    file = ["a.png"] * 32
+    halves = [slice(0, 32), slice(32, 64)]
+    given = {
+        "mapping": {"image": X, "meta": META, "label": labels},
+        "loader": iter(
+            [{"file": file, "image": X[h], "meta": META[h], "label": labels[h]} for h in halves]
+        ),
+        "file": str(tmp_path / "x.npz"),
+    }[form]
+    subject = Together(forward)
+    data = data_for(subject, given)
+    assert (subject.within, subject.by_name) == ("batch", ("image", "meta", "label"))
+    assert [array.shape for array in data.arrays] == [(64, 6), (64, 2), (64,)]
+    assert data_for(subject, data).within == "batch"
+    data_for(subject, X)
+    assert (subject.within, subject.by_name) == ("", ())
+
+
+def test_arrays_chosen_of_a_file_are_what_is_in_the_mapping(tmp_path):
+    np.savez(tmp_path / "x.npz", image=X, meta=META, label=np.zeros(64))
+    subject = Together(mapped)
+    data_for(subject, f"{tmp_path / 'x.npz'}:meta,image")
+    assert (subject.within, subject.by_name) == ("batch", ("meta", "image"))
+
+
+def test_a_mapping_that_has_the_parameter_is_of_parameters():
+    subject = Together(mapped)
+    assert len(data_for(subject, {"batch": X, "label": np.zeros(64)}).arrays) == 1
+    assert (subject.within, subject.by_name) == ("", ())
+
+
+@pytest.mark.parametrize("forward", [named_like_one, two_of_them, one])
+def test_other_parameters_are_given_the_array_itself(forward):
+    subject = Together(forward)
+    assert len(data_for(subject, {"x": X, "y": np.zeros(64)}).arrays) == 1
+    assert subject.within == ""
+
+
+def test_entries_that_are_no_numbers_are_no_inputs():
+    given = {"path": ["a"] * 64, "image": X, "note": None, "size": 3}
+    assert len(data_for(Module(one), given)) == 64
+    assert numeric({"path": ["a"]}) == ["path"]
+    assert numeric({"x": [[1, 2]], "ragged": [[1], [2, 3]], 3: np.ones(2), "n": 4}) == ["x", "3"]
+
+
+@pytest.mark.oracle
+def test_a_module_that_takes_a_mapping_is_probed_and_recalibrated():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.bn = torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8)
+
+        def forward(self, batch: dict[str, torch.Tensor]):
+            return self.bn(self.fc(batch["image"])) * batch["meta"][:, :1]
+
+    net = Net()
+    for _ in range(50):
+        net({"image": torch.from_numpy(X), "meta": torch.from_numpy(META)})
+    given = {"image": X, "meta": META, "label": np.zeros(64, np.int64)}
+    assert probe(net, given, precisions=("float16",)).clean
+    net.bn.running_var[2] = float("nan")
+    made = recalibrate(net, [{k: v[at : at + 16] for k, v in given.items()} for at in (0, 16, 32)])
+    assert (made.reach, made.samples) == ("broken", 48)
+
+
 def test_a_data_set_needs_a_loader():
     class Pairs:
         def __getitem__(self, index):
@@ -137,3 +268,28 @@ def test_a_module_of_two_inputs_is_recalibrated(forward):
     loader = [(X[at : at + 16], META[at : at + 16], np.zeros(16)) for at in range(0, 64, 16)]
     assert recalibrate(subject, iter(loader)).reach == "broken"
     np.testing.assert_allclose(subject.statistics("bn1").var, sound.var, rtol=0.6)
+
+
+class TestLoaders:
+    @pytest.mark.parametrize("batch", [{}, (), []], ids=["mapping", "tuple", "list"])
+    @pytest.mark.parametrize("verb", [probe, recalibrate])
+    def test_batch_without_inputs_is_told(self, verb, batch):
+        with pytest.raises(UsageError, match="expected batches of 1 inputs, found one of 0"):
+            verb(classifier(), iter([batch]))
+
+    @pytest.mark.parametrize("verb", [probe, recalibrate])
+    @pytest.mark.parametrize("after", [0, 1])
+    def test_loader_that_fails_is_told_as_the_users_code(self, verb, after):
+        def loader():
+            for _ in range(after):
+                yield samples(16)
+            raise OSError("images are gone")
+
+        with pytest.raises(ModelError, match=r"the loader of the samples failed: .*images are gone"):
+            verb(classifier(), loader())
+
+    def test_samples_beyond_float32_are_infinite_to_the_model(self):
+        x = samples(32).astype(np.float64)
+        x[3] = 1e300
+        told = [sign.message for sign in probe(classifier(), x).signs]
+        assert any("1 of 32 samples hold NaN or Inf" in message for message in told)

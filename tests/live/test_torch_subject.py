@@ -31,6 +31,120 @@ def subject(module: Any) -> Any:
     return TorchSubject(module)
 
 
+def learning(torch: Any, learn: Any, **buffers: Any) -> Any:
+    """A model with a BatchNorm and a module that learns in inference mode too."""
+
+    class Observer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, values in buffers.items():
+                self.register_buffer(name, values)
+
+        def forward(self, x):
+            learn(self, x)
+            return x
+
+    return torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.BatchNorm1d(6), Observer())
+
+
+def counted(self, x):
+    self.seen += len(x)
+
+
+def resized(self, x):
+    self.low.resize_(x.shape[1]).copy_(x.min(0).values)
+
+
+def replaced(self, x):
+    self.low = x.min(0).values
+
+
+def unseen(self, x):
+    """As the fused operations of quantisation: no version counts it."""
+    self.low.data[0] += 1
+    self.seen.data += 1
+
+
+def failed(self, x):
+    self.low += 1
+    raise RuntimeError("no more")
+
+
+@pytest.mark.parametrize("learn", [counted, resized, replaced, unseen, failed])
+def test_buffers_that_a_run_writes_to_are_put_back(torch, learn):
+    low, seen = torch.tensor([3.0, float("nan")]), torch.tensor(0)
+    module = learning(torch, learn, low=low, seen=seen)
+    held = subject(module)
+    if learn is failed:
+        with pytest.raises(UsageError, match="no more"):
+            held.run([batch(4, 6)])
+    else:
+        held.run([batch(4, 6)])
+    assert module[2].low is low
+    np.testing.assert_array_equal(low, [3.0, np.nan])
+    assert (module[2].seen, int(seen)) == (seen, 0)
+
+
+def test_statistics_that_an_observer_sets_stay_though_buffers_are_put_back(torch):
+    module = learning(torch, counted, seen=torch.tensor(0))
+    module[2].alias = module[1]
+    module[2].register_buffer("mean", module[1].running_mean)
+    held = subject(module)
+
+    class Set:
+        def before(self, call, inputs):
+            if call.layer == "1":
+                held.set_statistics("1", Statistics(np.full(6, 5.0), np.full(6, 7.0)))
+
+        def after(self, call, outputs): ...
+
+    held.run([batch(4, 6)], Set())
+    assert module[1].running_mean.tolist() == [5.0] * 6
+    assert module[1].running_var.tolist() == [7.0] * 6
+
+
+def test_buffers_that_no_run_writes_to_are_not_written_to(torch):
+    module = learning(torch, lambda self, x: None, low=torch.ones(2), far=torch.ones(1).expand(3))
+    module[2].register_buffer("sparse", torch.eye(3).to_sparse())
+    module[2].register_buffer("short", torch.ones(3).to(torch.float8_e4m3fn))
+    with torch.inference_mode():
+        module[2].register_buffer("made", torch.ones(2))
+    module[2].register_buffer("unknown", torch.full((2,), torch.nan))
+    buffers = [module[2].low, module[2].unknown, module[1].num_batches_tracked]
+    before = [buffer._version for buffer in buffers]
+    subject(module).run([batch(4, 6)])
+    assert [buffer._version for buffer in buffers] == before
+    assert torch.equal(module[2].sparse.to_dense(), torch.eye(3))
+
+
+def test_buffers_without_values_are_left_alone(torch):
+    """Offloaded ones have their values during their module's call only."""
+    module = learning(torch, lambda self, x: None, far=torch.ones(2, device="meta"))
+    module[2]._hf_hook = object()
+    subject(module).run([batch(4, 6)])
+    assert module[2].far.device.type == "meta"
+
+
+def test_buffers_of_inference_mode_are_put_back_too(torch):
+    def learn(self, x):
+        with torch.inference_mode():
+            self.low += 1
+
+    with torch.inference_mode():
+        module = learning(torch, learn, low=torch.ones(2))
+    subject(module).run([batch(4, 6)])
+    assert module[2].low.tolist() == [1.0, 1.0]
+
+
+def test_buffers_the_size_of_weights_are_not_copied(torch, monkeypatch):
+    from ckptdoctor.live import torch_buffers
+
+    monkeypatch.setattr(torch_buffers, "_LARGEST", 1)
+    module = learning(torch, resized, low=torch.zeros(2), seen=torch.tensor(0))
+    subject(module).run([batch(4, 6)])
+    assert module[2].low.numel() == 6
+
+
 class Diary:
     """Observer that keeps copies of all it hears."""
 

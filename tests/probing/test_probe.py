@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from ckptdoctor.errors import ModelError, UsageError
 from ckptdoctor.findings import Severity
 from ckptdoctor.live.data import read_data
 from ckptdoctor.live.subject import Statistics
+from ckptdoctor.living import recalibrate
+from ckptdoctor.probing.next_steps import next_steps
 from ckptdoctor.probing.norms import agreement
 from ckptdoctor.probing.probe import BATCH, SAMPLES, probe
 from ckptdoctor.probing.results import TrainMode
@@ -278,14 +281,28 @@ def test_collapsed_and_shifted_statistics_have_their_names():
     )
 
 
-def test_statistics_that_were_never_learnt_are_told_together():
+def stale(mean):
     subject = classifier()
     for name in ("fc1", "fc2"):
         subject.layers[name].tensors["weight"] *= 3
     for norm in ("bn1", "bn2"):
         subject.layers[norm].tensors["beta"] = np.linspace(-2, 2, 16).astype(np.float32)
-        subject.set_statistics(norm, Statistics(np.zeros(16), np.ones(16)))
-    report = probe(subject, X)
+        subject.set_statistics(norm, Statistics(np.full(16, mean), np.ones(16)))
+    return probe(subject, X)
+
+
+def test_statistics_that_were_never_learnt_are_told_together():
+    report = stale(0.0)
+    assert kinds(report, Severity.ERROR) == ["new-statistics", "train-eval-disagreement"]
+    found = sign(report, "new-statistics")
+    assert set(found.measured["layers"]) <= {"bn1", "bn2"}
+    told = replace(report.samples, kind="file", source="x.npy")
+    ((command, _),) = next_steps(replace(report, file="m.pt", samples=told))
+    assert "--recalibrate" in command
+
+
+def test_statistics_that_are_off_a_little_are_told_together():
+    report = stale(0.01)
     found = sign(report, "stale-statistics")
     assert found.severity is Severity.ERROR
     assert set(found.measured["layers"]) <= {"bn1", "bn2"}
@@ -500,6 +517,38 @@ def test_outlying_begins_at_a_factor(factor, far):
     assert (len(used), told.usual) == (9, 1.0)
 
 
+def test_a_few_samples_that_are_large_are_noted_and_kept_out_of_training_mode_too():
+    x = X.copy()
+    x[7], x[20] = 60, 400  # of 2 usually
+    report = probe(classifier(), x)
+    assert kinds(report) == ["outlying-data", "large-data"]
+    found = sign(report, "large-data")
+    assert (found.severity, found.measured["samples"]) == (Severity.NOTE, [7])
+    assert found.message.startswith("1 of 64 samples is over 10 times as large as usual (7: 60 to")
+    assert sign(report, "outlying-data").measured["samples"] == [20]
+    assert report.train.agreement.samples == 62
+    assert max(d.ratio for d in report.norms) < 2
+
+
+def test_probe_names_the_samples_that_recalibration_leaves_out():
+    x = samples(256)
+    x[[3, 200]] *= 30
+    (warning, *_) = recalibrate(scaled(classifier(), "bn1", var=np.nan), x).warnings
+    assert "numbers 3, 200." in warning
+    report = probe(classifier(), x)
+    assert sign(report, "large-data").measured["samples"] == [3, 200]
+    assert sign(report, "large-data").message.startswith("2 of 256 samples are over 10 times")
+    assert report.train.agreement.samples == 254
+
+
+def test_large_samples_that_are_many_are_as_the_data_are():
+    x = X.copy()
+    x[:8] *= 40
+    report = probe(classifier(), x)
+    assert "large-data" not in kinds(report)
+    assert report.train.agreement.samples == 64
+
+
 def test_zeros_have_no_outliers():
     x = np.zeros((4, 2), np.float32)
     x[0] = 5
@@ -523,8 +572,10 @@ def test_batches_are_as_large_as_asked_for():
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
-        ({"samples": -1}, "found -1 in batches of 32"),
-        ({"batch_size": 0}, "in batches of 0"),
+        ({"samples": -1}, "samples to be a whole number, 0 or more, found -1$"),
+        ({"samples": "5"}, "samples to be a whole number, 0 or more, found '5'$"),
+        ({"batch_size": 0}, "batch_size to be a whole number, 1 or more, found 0$"),
+        ({"batch_size": 2.0}, "batch_size to be a whole number, 1 or more, found 2.0$"),
         ({"precisions": ("float8",)}, "float16 or bfloat16 .*found 'float8'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from live.numpy_subject import (
     samples,
 )
 
+from ckptdoctor.findings import Severity
 from ckptdoctor.live.subject import Statistics
 from ckptdoctor.probing.probe import probe
 from ckptdoctor.probing.results import ProbeReport
@@ -130,6 +132,146 @@ def test_a_clean_model_has_no_table():
     assert "2 BatchNorms fit the data: variances within a factor of 1." in text
     assert re.search(r"^  float16 +0 of 32 ", text, re.MULTILINE)
     assert "float16 ends at 65504" in text
+
+
+def flat(report: ProbeReport) -> str:
+    return " ".join(render(report, VIEW).split())
+
+
+def test_one_batchnorm_that_fits_is_spoken_of_as_one():
+    subject = classifier()
+    held = subject.statistics("bn1")
+    subject.set_statistics("bn1", Statistics(held.mean, held.var * 1e6))
+    text = flat(probe(subject, samples(64), precisions=()))
+    assert " the other BatchNorm fits the data: variances within a factor of 1." in text
+    assert "the farthest" not in text
+    subject = NumpySubject(Dense("fc", 6, 4), BatchNorm("bn", 4))
+    fit(subject, samples(256))
+    text = flat(probe(subject, samples(64), precisions=()))
+    assert " 1 BatchNorm fits the data: variances" in text
+    assert "(the farthest: bn)" in text
+
+
+def test_batchnorms_that_are_off_together_only_are_each_near_the_data():
+    fitting = probe(classifier(), samples(64), precisions=())
+    agreement = fitting.train.agreement
+    apart = replace(
+        fitting.train, agreement=replace(agreement, same=0, difference=2.0), pooled=agreement
+    )
+    told = replace(fitting, train=apart)
+    assert "2 BatchNorms are each near the data: variances" in flat(told)
+    assert "1 BatchNorm is near the data: variances" in flat(replace(told, norms=fitting.norms[:1]))
+
+
+def untrained(layers: int) -> NumpySubject:
+    """BatchNorms as they are made, each behind another scale; the first one fits."""
+    large = Function("large", "Large", lambda x: 100 * x)
+    parts = [large, BatchNorm("bn", 6)]
+    for at in range(layers):
+        grown = Function(f"block{at}.grow", "Grow", lambda x: 1e4 * x / np.abs(x).max())
+        parts += [grown, BatchNorm(f"block{at}.bn", 6)]
+    subject = NumpySubject(*parts)
+    seen = 100 * samples(256)
+    subject.set_statistics("bn", Statistics(seen.mean(0), seen.var(0)))
+    return subject
+
+
+def test_layers_that_learnt_nothing_are_one_line():
+    report = probe(untrained(45), samples(64), precisions=())
+    (sign,) = [s for s in report.signs if s.kind == "new-statistics"]
+    assert sign.measured["layers"] == [f"block{at}.bn" for at in range(45)]
+    assert not [s for s in report.signs if s.kind == "collapsed-statistics"]
+    text = flat(report)
+    assert (
+        "the statistics of 45 BatchNorms are those of a new layer (mean 0, variance 1) and do not "
+        "fit the data: block0.bn, block1.bn, block2.bn, block3.bn, block4.bn and 40 more"
+    ) in text
+    assert " the other BatchNorm fits the data: variances within a factor of 1." in text
+    assert "more BatchNorms: --format json" not in text
+    norms = json.loads(probe_json(report))["probe"]["norms"]
+    assert [norm["new"] for norm in norms] == [False] + [True] * 45
+
+
+def test_new_layers_that_are_stale_are_told_as_new_ones():
+    parts = [relu("far")]
+    for at in range(6):
+        shift = Function(f"shift{at}", "Shift", lambda x: 4 * x + np.float32(3))
+        parts += [shift, BatchNorm(f"bn{at}", 6)]
+    report = probe(NumpySubject(*parts, Dense("head", 6, 4)), samples(64), precisions=())
+    stale = [d.layer for d in report.norms if d.stale and not d.far]
+    assert stale
+    (sign,) = [s for s in report.signs if s.kind.endswith("-statistics")]
+    assert (sign.kind, sign.severity) == ("new-statistics", Severity.ERROR)
+    assert set(stale) <= set(sign.measured["layers"])
+    assert "BatchNorm variance" not in flat(report)
+
+
+def test_a_mean_of_zero_alone_makes_no_new_layer():
+    subject = NumpySubject(BatchNorm("bn", 6))
+    subject.set_statistics("bn", Statistics(np.zeros(6), np.full(6, 1e4)))
+    report = probe(subject, samples(64), precisions=())
+    assert [d.new for d in report.norms] == [False]
+    assert [s.kind for s in report.signs if s.layer] == ["exploded-statistics"]
+
+
+def test_new_layers_are_not_counted_among_those_that_are_named():
+    subject = untrained(2)
+    grown = [child for child in subject.root.children if child.name != "bn"]
+    norms = [BatchNorm(f"bn{at}", 6) for at in range(3)]
+    chain = NumpySubject(grown[0], *norms, *grown[1:])
+    for norm in norms:
+        chain.set_statistics(norm.name, Statistics(np.full(6, 0.1), np.full(6, 1e9)))
+    report = probe(chain, samples(64), precisions=())
+    assert [s.kind for s in report.signs].count("exploded-statistics") == 3
+    assert "new-statistics" in [s.kind for s in report.signs]
+    text = flat(report)
+    assert "of this kind: see below" not in text
+    assert all(f"bn{at}: running variance 1e+09" in text for at in range(3))
+
+
+def test_large_samples_are_in_json():
+    x = samples(64)
+    x[7] = 60
+    held = json.loads(probe_json(probe(classifier(), x, precisions=())))["probe"]["data"]
+    assert held["large"] == [{"index": 7, "low": 60.0, "high": 60.0, "nonfinite": 0}]
+    assert held["outliers"] == []
+
+
+def test_a_new_layer_that_fits_is_none():
+    subject = NumpySubject(BatchNorm("bn", 6))
+    report = probe(subject, np.random.default_rng(0).normal(size=(64, 6)), precisions=())
+    assert [d.new for d in report.norms] == [True]
+    assert report.signs == ()
+    assert "1 BatchNorm fits the data" in flat(report)
+
+
+def test_new_layers_are_an_error_where_the_output_suffers_and_else_a_warning():
+    def severity(report):
+        return next(s.severity for s in report.signs if s.kind == "new-statistics")
+
+    report = probe(untrained(2), samples(64), precisions=())
+    assert severity(report) is Severity.WARNING  # normalised by another factor, by the same sign
+    answers = Function("wrong", "Wrong", lambda x: np.where(np.abs(x).max() > 50, x * np.nan, x))
+    subject = untrained(2)
+    subject = NumpySubject(*subject.root.children, answers)
+    assert severity(probe(subject, samples(64), precisions=())) is Severity.ERROR
+    assert severity(probe(subject, "random:64x6", precisions=())) is Severity.WARNING
+
+
+def test_samples_of_another_scale_are_told_beside_the_samples():
+    report = probe(classifier(), 255 * samples(64), precisions=())
+    lines = render(report, VIEW).splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("  data: "))
+    assert lines[at + 1].startswith("  warning   these samples vary 2")
+    text = flat(report)
+    assert "times more than 'bn1', the first BatchNorm, knows from training" in text
+    assert text.count("these samples vary") == 1
+    held = json.loads(probe_json(report))["probe"]
+    assert held["scale"]["layer"] == "bn1"
+    assert held["scale"]["factor"] == pytest.approx(255, rel=0.1)
+    assert held["scale"]["means_too"] is True
+    assert [s["kind"] for s in held["signs"]].count("scale") == 1
+    assert json.loads(probe_json(probe(classifier(), samples(64))))["probe"]["scale"] is None
 
 
 def test_random_data_are_said_to_say_little():

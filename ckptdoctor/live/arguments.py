@@ -1,0 +1,34 @@
+"""Arguments of the verbs on live models, checked before anything is read or run."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from ..errors import UsageError
+
+__all__ = ["whole"]
+
+
+def whole(value: Any, what: str, least: int) -> int:
+    """Return a whole number, whatever type holds it.
+
+    Raises
+    ------
+    UsageError
+        If it is none, or less than the least.
+
+    Examples
+    --------
+    >>> whole(64, "samples", 1)
+    64
+    """
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = least - 1
+    if isinstance(value, bool) or found < least:
+        shown = f"{value!r:.100}" if isinstance(value, int | float | str) else type(value).__name__
+        message = f"expected {what} to be a whole number, {least} or more, found {shown:.100}"
+        raise UsageError(message)
+    return found
