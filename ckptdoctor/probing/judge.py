@@ -155,10 +155,13 @@ def _about_norms(report: ProbeReport) -> Iterator[Sign]:
         yield Sign(kind="new-statistics", severity=grave, message=message, measured=measured)
     for drift in sorted((d for d in report.norms if d.far and not d.new), key=lambda d: -d.score):
         severity = Severity.ERROR if drift.broken else grave
+        aside = _uncalled(report, drift)
+        if not drift.broken and drift.layer == _rescaled(report):
+            severity, aside = Severity.WARNING, "; that is how these samples are scaled"
         yield Sign(
             kind="broken-statistics" if drift.broken else _kind_of_drift(drift),
             severity=severity,
-            message=drift_in_words(drift) + _uncalled(report, drift),
+            message=drift_in_words(drift) + aside,
             layer=drift.layer,
             measured={
                 "nonfinite": drift.nonfinite,
@@ -183,6 +186,11 @@ def _about_norms(report: ProbeReport) -> Iterator[Sign]:
             message=message,
             measured={"layers": [d.layer for d in stale]},
         )
+
+
+def _rescaled(report: ProbeReport) -> str:
+    """Name the BatchNorm that is off for no other reason than samples that were not scaled."""
+    return report.scale.norm if report.scale is not None and report.scale.refused else ""
 
 
 def _uncalled(report: ProbeReport, drift: Drift) -> str:
@@ -257,6 +265,8 @@ def _about_training(report: ProbeReport) -> Iterator[Sign]:
         )
     explained = healed or pooled
     severity = Severity.ERROR if explained and not random else Severity.WARNING
+    if train.treated == (_rescaled(report),):
+        severity = Severity.WARNING
     if not explained and not train.treated:
         severity = Severity.NOTE
         words += ", nor do statistics pooled over these samples" if train.pooled else ""

@@ -107,3 +107,25 @@ def test_recomputing_is_not_proposed_from_samples_that_repair_refuses():
     ((command, _),) = steps(X)
     assert command.startswith("ckptdoctor repair m.pt --recalibrate")
     assert not any("--recalibrate" in command for command, _ in steps(9 * X))
+
+
+def test_a_sound_model_is_not_accused_of_it():
+    report = probe(classifier(), 255 * X, precisions=())
+    assert {sign.severity for sign in report.signs} == {Severity.WARNING}
+    (drift,) = [sign for sign in report.signs if sign.layer == "bn1"]
+    assert drift.message.endswith("; that is how these samples are scaled")
+
+
+def test_what_is_broken_elsewhere_is_an_error_still():
+    report = probe(with_statistics(var=1e7, name="bn2"), 255 * X, precisions=())
+    errors = {sign.kind: sign for sign in report.signs if sign.severity is Severity.ERROR}
+    assert set(errors) == {"exploded-statistics", "train-eval-disagreement"}
+    assert errors["exploded-statistics"].layer == "bn2"
+
+
+def test_smaller_samples_may_be_the_right_ones():
+    """Then it is the layer that exploded."""
+    report = probe(classifier(), X / 255, precisions=())
+    (drift,) = [sign for sign in report.signs if sign.layer == "bn1"]
+    assert drift.severity is Severity.ERROR
+    assert "scaled" not in drift.message
