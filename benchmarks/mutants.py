@@ -15,6 +15,7 @@ import contextlib
 import copy
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import multiprocessing
 import os
 import random
@@ -121,7 +122,8 @@ class _Finder(importlib.abc.MetaPathFinder):
     """Serves the mutated source for one module."""
 
     def __init__(self, mutant: Mutant) -> None:
-        self.name = mutant.file.removesuffix(".py").replace("/", ".")
+        path = mutant.file.removesuffix(".py").removesuffix("/__init__")
+        self.name = path.replace("/", ".")
         self.mutant = mutant
 
     def find_spec(self, name, path, target=None):  # noqa: ARG002
@@ -133,7 +135,10 @@ class _Finder(importlib.abc.MetaPathFinder):
             def get_code(self, fullname):  # noqa: ARG002
                 return compile(source, file, "exec", dont_inherit=True)
 
-        return importlib.machinery.ModuleSpec(name, Loader(name, file), origin=file)
+        folder = [str(Path(file).parent)] if Path(file).name == "__init__.py" else None
+        return importlib.util.spec_from_file_location(
+            name, file, loader=Loader(name, file), submodule_search_locations=folder
+        )
 
 
 def _child(mutant: Mutant, tests: list[str]) -> None:
@@ -164,7 +169,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", help="files or patterns")
     parser.add_argument("--tests", nargs="+", default=["tests"])
-    parser.add_argument("--sample", type=int, help="this many mutants, chosen by seed 0")
+    parser.add_argument("--sample", type=int, help="this many mutants, chosen by the seed")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=60)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
@@ -175,7 +181,7 @@ def main() -> None:
     files = sorted(str(path) for pattern in args.files for path in Path().glob(pattern))
     mutants = [mutant for file in files for mutant in mutants_of(file)]
     if args.sample:
-        mutants = random.Random(0).sample(mutants, min(args.sample, len(mutants)))
+        mutants = random.Random(args.seed).sample(mutants, min(args.sample, len(mutants)))
     start = time.monotonic()
     if died(Mutant("", 0, "", ""), args.tests, 10 * args.timeout):
         raise SystemExit("the tests fail without any mutant")

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from .edits import Edit, RepairPlan
+from .edits import Change, Edit, NumberEdit, Removal, RepairPlan
 from .errors import UsageError
 from .outcome import Before
-from .plans import plan_pieces, read_plan
+from .plans import number_fields, plan_pieces, read_plan
 from .receipt import Identity, Replaced, Rewritten, receipt_pieces
 from .sources import FileSource
 from .tensors import Array, TensorTable
 from .write.draft import Draft, remove_leftovers
 from .write.fill import windows
+from .write.restructure import unwritable
 from .write.target import Target
 from .write.verify import elements
 from .write.writer import Stage
@@ -94,26 +95,59 @@ def stored_plan(file: str, table: TensorTable, note: Note) -> RepairPlan:
     plan = read_plan(file)
     found = identity_of(table, note)
     check_made_for(plan, int(found["size"]), str(found["sha256"]), where=file)
-    for edit in plan.edits:
-        info = table.infos.get(edit.tensor)
-        if info is None:
-            raise UsageError(f"the plan names {edit.tensor!r:.200}, which is not there", where=file)
-        count = info.size if edit.indices is None else edit.indices.size
-        high = -1 if edit.indices is None or not edit.indices.size else int(edit.indices[-1])
-        after = edit.after()
-        if after.size != count or high >= info.size or after.dtype != info.kind.numpy:
-            message = f"expected {count:,} values of {info.dtype} for {edit.tensor!r:.200}"
-            raise UsageError(f"{message}, found {after.size:,} of {after.dtype}", where=file)
+    for change in plan.changes:
+        for name in _strange(change, table):
+            raise UsageError(f"the plan names {name!r:.200}, which is not there", where=file)
+        wrong = _misfit(change, table) or unwritable(table, change)
+        if wrong:
+            raise UsageError(f"{change.title}: {wrong}"[:500], where=file)
     return plan
+
+
+def _strange(change: Change, table: TensorTable) -> Iterator[str]:
+    """Yield what a change names and the checkpoint lacks."""
+    if isinstance(change, Edit) and change.tensor not in table.infos:
+        yield change.tensor
+    elif isinstance(change, NumberEdit) and change.name not in table.scalars:
+        yield change.name
+    elif isinstance(change, Removal) and table.format.startswith(("keras", "hdf5")):
+        # HDF5's writer leaves out what it meets, and misses nothing; the others say so themselves
+        known = {info.path[0] for info in table.values()}
+        yield from (name for name in change.names if name not in known)
+
+
+def _misfit(change: Change, table: TensorTable) -> str:
+    """Say what of a change does not fit what stands in its place; empty where all does."""
+    if isinstance(change, NumberEdit):
+        said, found = number_fields(change.before), number_fields(table.scalars[change.name])
+        if said == found:
+            return ""
+        return f"the plan says that {change.name!r:.200} is {said!s:.60}, found {found!s:.60}"
+    if not isinstance(change, Edit):
+        return ""
+    info, after = table[change.tensor], change.after()
+    count = info.size if change.indices is None else change.indices.size
+    beyond = change.indices is not None and (change.indices >= info.size).any()
+    if after.size == count and after.dtype == info.kind.numpy and not beyond:
+        return ""
+    message = f"expected {count:,} values of {info.dtype} for {change.tensor!r:.200}"
+    return f"{message}, found {after.size:,} of {after.dtype}"
 
 
 def save_plan(
     file: str, plan: RepairPlan, table: TensorTable, details: dict[int, Before], note: Note
 ) -> None:
-    """Write a plan with the identity of the file that it is for."""
+    """Write a plan with the identity of the file that it is for.
+
+    Raises
+    ------
+    ChangedError
+        If the file changed meanwhile.
+    """
     plan = replace(plan, made_for=dict(plan.made_for) or identity_of(table, note))
     pieces = plan_pieces(plan, table.path, table.format, details=details)
     with _drafted(file, pieces, table) as draft:
+        table.check_unchanged()  # else the identity may be that of what nobody has examined
         draft.publish()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .shell import quoted
 from .tensors import Array, TensorInfo
 
 __all__ = ["make_plan", "name_tensors"]
+
+_STATISTICS = {"mean", "var"}
+"""Parts of one layer that one refusal speaks for."""
 
 
 def make_plan(patient: Patient) -> RepairPlan:
@@ -52,7 +55,7 @@ def _check_named(patient: Patient) -> None:
     if not patient.named or orders.donor or not (orders.bn_reset or orders.bn_silence):
         return
     parts = {patient.ctx.layers.part_of(name) for name in patient.named}
-    if not parts & {"mean", "var"}:
+    if not parts & _STATISTICS:
         option = "--bn-reset" if orders.bn_reset else "--bn-silence"
         message = f"{option} treats running means and variances, and --tensor names none"
         raise UsageError(message, where=patient.ctx.table.path)
@@ -140,7 +143,8 @@ class _Planner:
         for other in self._made.get(memory, ()) if memory is not None else ():
             if other.tensor == change.tensor or not _same_indices(change.indices, other.indices):
                 continue
-            if not change.cures and other.title != change.title:
+            wish = change.indices is None or not change.cures
+            if wish and other.title != change.title:
                 message = f"{change.tensor!r:.100} and {other.tensor!r:.100} share their memory"
                 raise UsageError(f"{message}: expected one wish for both, found two")
             return True
@@ -148,19 +152,12 @@ class _Planner:
 
     def _close(self, change: Change) -> None:
         """Take what a change treats off the list, other names of the same memory included."""
-        if isinstance(change, Removal):
-            gone = tuple(change.names)
-            self._open = {
-                name: group for name, group in self._open.items() if not _below(group[0], gone)
-            }
         if not isinstance(change, Edit):
             return
         memory = _memory(self._patient.ctx.table[change.tensor])
-        names = [change.tensor]
         if memory is not None:
             self._made.setdefault(memory, []).append(change)
-            names += self._names.get(memory, ())
-        for name in names:
+        for name in self._reached(change):
             group = self._open.pop(name, [])
             rest = [
                 left
@@ -171,6 +168,18 @@ class _Planner:
             if rest:
                 self._open[name] = rest
 
+    def _targets(self, change: Change) -> tuple[str, ...]:
+        """Tensors or the number that a change is about; an empty name for the file."""
+        if isinstance(change, Edit):
+            return self._reached(change)
+        return (change.name if isinstance(change, NumberEdit) else "",)
+
+    def _reached(self, edit: Edit) -> tuple[str, ...]:
+        """Tensors that change with an edit: its own, and ailing ones of the same memory."""
+        memory = _memory(self._patient.ctx.table[edit.tensor])
+        names = self._names.get(memory, []) if memory is not None else []
+        return (edit.tensor, *(name for name in names if name != edit.tensor))
+
     def conclude(self, *, explicit: bool) -> None:
         """Say of what nothing treats why not; keep one refusal of each, and none of what is cured."""
         table = self._patient.ctx.table
@@ -179,7 +188,8 @@ class _Planner:
             c for c in self.changes if not (isinstance(c, Edit) and table[c.tensor].path[0] in gone)
         ]
         still = set(self._open)
-        treated = {change.tensor for change in self.changes if isinstance(change, Edit)} - still
+        edits = [change for change in self.changes if isinstance(change, Edit)]
+        treated = {name for edit in edits for name in self._reached(edit)} - still
         kept: dict[tuple[str, str], Refusal] = {}
         for refusal in self.refusals:
             if refusal.target not in treated:
@@ -188,17 +198,23 @@ class _Planner:
         layers = {a.layer.key for a in self.left if a.layer is not None and a.info.name in told}
         if not explicit:
             for ailment in self.left:
-                known = ailment.layer is not None and ailment.layer.key in layers
+                layer = ailment.layer if ailment.part in _STATISTICS else None
+                known = layer is not None and layer.key in layers
                 if ailment.info.name not in told and not known:
                     kept[ailment.info.name, ""] = _untreated(ailment)
-                    told.add(ailment.info.name)
+                told.add(ailment.info.name)
             for refusal in self._unknown(told):
                 kept[refusal.target, ""] = refusal
         self.refusals = list(kept.values())
 
     def _unknown(self, told: set[str]) -> Iterator[Refusal]:
         """Errors that no remedy knows."""
-        cured = {(code, _target_of(change)) for change in self.changes for code in change.cures}
+        cured = {
+            (code, name)
+            for change in self.changes
+            for name in self._targets(change)
+            for code in change.cures
+        }
         codes = {code for code, _ in cured}
         for finding in self._patient.findings:
             target = finding.tensor or finding.where
@@ -225,17 +241,6 @@ def _same_indices(one: Array | None, other: Array | None) -> bool:
     return np.array_equal(one, other)
 
 
-def _target_of(change: Change) -> str:
-    """Tensor or number that a change is about; empty for the file."""
-    if isinstance(change, Edit):
-        return change.tensor
-    return change.name if isinstance(change, NumberEdit) else ""
-
-
-def _below(ailment: Ailment, names: Iterable[str]) -> bool:
-    return ailment.info.path[0] in names
-
-
 _NOT_UNASKED = {
     "destructive": "invents values, and is done only when asked for; --donor OLD and --recalibrate restore more",
     "statistical": "estimates what was there, which --allow lossless rules out",
@@ -258,7 +263,7 @@ def _not_allowed(remedy: Remedy, change: Change, hint: str) -> Refusal:
 def _untreated(ailment: Ailment) -> Refusal:
     """Say why nothing is done about an ailment."""
     info = ailment.info
-    if ailment.part in ("mean", "var"):
+    if ailment.part in _STATISTICS:
         hint = "--donor OLD, or --recalibrate MODEL --data BATCH"
         reason = "no other statistics are at hand"
     elif info.role == "optimizer":

@@ -111,7 +111,10 @@ def treat(
             if papers.from_plan:
                 plan = stored_plan(papers.from_plan, table, note)
             else:
-                plan, outcome = _planned(table, measured, outcome, orders, note, stack)
+                context = Context(table, measured.stats)
+                patient = Patient(ctx=context, findings=before.findings, orders=orders)
+                trust = wishes.trust_hdf5
+                plan, outcome = _planned(patient, outcome, note, stack, trust_hdf5=trust)
             details = details_of(table, plan, before)
             outcome = replace(outcome, plan=plan, details=details)
             if papers.write_plan:
@@ -119,7 +122,7 @@ def treat(
             table.check_unchanged()
             if target is None:
                 return outcome
-            work = _Work(table, plan, target, wishes, note, measured)
+            work = _Work(table, plan, target, wishes, note, measured, before)
             return _written(draft, work, outcome, papers.receipt)
 
 
@@ -132,6 +135,7 @@ class _Work(NamedTuple):
     wishes: Wishes
     note: Note
     known: Measured
+    before: Report
 
 
 def _check_papers(
@@ -207,20 +211,19 @@ def _target(path: str, table: TensorTable, placing: Placing, donor: str) -> Targ
 
 
 def _planned(
-    table: TensorTable,
-    measured: Measured,
+    patient: Patient,
     outcome: Outcome,
-    orders: Orders,
     note: Note,
     stack: contextlib.ExitStack,
+    *,
+    trust_hdf5: bool,
 ) -> tuple[RepairPlan, Outcome]:
-    context = Context(table, measured.stats)
-    findings = outcome.before.findings if outcome.before is not None else ()
-    patient = Patient(ctx=context, findings=findings, orders=orders)
+    orders, table = patient.orders, patient.ctx.table
     if orders.donor:
         from .remedies.donor_file import Donor  # noqa: PLC0415  (only with a donor)
 
-        patient.donor = stack.enter_context(Donor.open(orders.donor, context))
+        donor = Donor.open(orders.donor, patient.ctx, trust_hdf5=trust_hdf5)
+        patient.donor = stack.enter_context(donor)
         outcome = replace(outcome, donor=patient.donor.facts)
     if orders.recalibrate:
         patient.bedside = _bedside(table, orders, _told(note, "recalibrating"))
@@ -229,7 +232,7 @@ def _planned(
         plan = make_plan(patient)
     if patient.bedside is not None:
         outcome = replace(outcome, recalibration=tuple(patient.bedside.facts))
-    return _feasible(table, plan, orders), outcome
+    return _feasible(table, plan), outcome
 
 
 def _bedside(table: TensorTable, orders: Orders, note: Progress) -> Bedside:
@@ -239,7 +242,7 @@ def _bedside(table: TensorTable, orders: Orders, note: Progress) -> Bedside:
     return Bedside(order, table, note)
 
 
-def _feasible(table: TensorTable, plan: RepairPlan, orders: Orders) -> RepairPlan:
+def _feasible(table: TensorTable, plan: RepairPlan) -> RepairPlan:
     """Take out what this file cannot hold; what was asked for by name is declined instead.
 
     Raises
@@ -254,7 +257,7 @@ def _feasible(table: TensorTable, plan: RepairPlan, orders: Orders) -> RepairPla
         if not reason:
             kept.append(change)
             continue
-        if plan.explicit or (isinstance(change, NumberEdit) and change.name in orders.numbers):
+        if plan.explicit:
             raise UsageError(f"{change.title}: {reason}"[:500], where=table.path)
         target = _subject(change)
         shown = target if isinstance(target, str) else change.title
@@ -265,7 +268,7 @@ def _feasible(table: TensorTable, plan: RepairPlan, orders: Orders) -> RepairPla
 
 
 def _written(draft: Draft | None, work: _Work, outcome: Outcome, receipt: str) -> Outcome:
-    table, plan, target, wishes, note, known = work
+    table, plan, target, wishes, note, known, before = work
     options = ReadOptions(trust_hdf5=wishes.trust_hdf5)
     with contextlib.ExitStack() as stack:
         stage = stack.enter_context(staged(draft, table, plan, target, note, options))
@@ -273,7 +276,7 @@ def _written(draft: Draft | None, work: _Work, outcome: Outcome, receipt: str) -
             measured, after = _examined_result(stage, work)
             _check_damage(_damage(table, known), _damage(stage.draft, measured), target)
         after = _under_its_name(after, stage.path, target)
-        outcome = _weighed(replace(outcome, after=after), plan, _root(table.path, target), target)
+        outcome = _weighed(outcome, before, after, plan, _root(table.path, target), target)
         paper = None
         if receipt:
             paper = stack.enter_context(drafted_receipt(receipt, table, plan, stage, target, note))
@@ -355,17 +358,17 @@ def _under_its_name(after: Report, path: str, target: Target) -> Report:
     return replace(after, findings=findings)
 
 
-def _weighed(outcome: Outcome, plan: RepairPlan, root: str, target: Target) -> Outcome:
+def _weighed(
+    outcome: Outcome, before: Report, after: Report, plan: RepairPlan, root: str, target: Target
+) -> Outcome:
     """Compare the findings before and after."""
-    before, after = outcome.before, outcome.after
-    if before is None or after is None:
-        return outcome
     left = {_key(finding, target.shown) for finding in after.findings}
     meant = {(code, _subject(change)) for change in plan.changes for code in change.cures}
     treated = [f for f in before.findings if any((f.code, s) in meant for s in _subjects(f))]
     asked = {_subject(change) for change in plan.changes if change.remedy == "set"}
     return replace(
         outcome,
+        after=after,
         cured=tuple(f for f in treated if _key(f, root) not in left),
         uncured=tuple(f for f in treated if _key(f, root) in left and not asked & {f.tensor}),
         remaining=tuple(f for f in after.findings if f.severity > Severity.NOTE),

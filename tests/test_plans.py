@@ -495,6 +495,11 @@ class TestStrictness:
         told = json.loads(changed("changes[0].indices", [[0, 1], [1, 2]]))
         assert plan_from_json(json.dumps(told), "p").changes[0].indices.tolist() == [0, 1, 2]
 
+    def test_largest_size_is_read(self):
+        plan = plan_of(made_for={"size": 2**63 - 1, "sha256": SHA})
+        read = plan_from_json(plan_to_json(plan, "m.pt", "torch-zip"), "plan.json")
+        assert read.made_for["size"] == 2**63 - 1
+
     def test_largest_index_is_read(self):
         text = changed("changes[0].indices", [[2**63 - 4, 3]])
         assert plan_from_json(text, "p").changes[0].indices.tolist()[-1] == 2**63 - 2
@@ -578,6 +583,13 @@ class TestReading:
             stream.truncate(MAX_PLAN_BYTES + 1)
         with pytest.raises(UsageError, match="at most 2,147,483,648 bytes, found 2,147,483,649"):
             read_plan(str(file))
+
+    def test_largest_file_that_is_allowed_is_read(self, tmp_path, monkeypatch):
+        file = tmp_path / "plan.json"
+        text = plan_to_json(plan_of(), "m.pt", "torch-zip")
+        file.write_text(text)
+        monkeypatch.setattr("ckptdoctor.plans.MAX_PLAN_BYTES", len(text))
+        assert read_plan(str(file)).changes == plan_of().changes
 
     def test_file_that_cannot_be_read_is_no_usage_error(self, tmp_path, monkeypatch):
         file = tmp_path / "plan.json"

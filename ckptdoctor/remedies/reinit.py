@@ -67,13 +67,17 @@ class Reinit(Remedy):
         wanted = _wanted(patient)
         codes = {ailment.info.name: ailment.codes for ailment in ailments}
         twins = _twins(patient, wanted)
-        memory = _Memory()
+        memory, laws = _Memory(), dict[str, Law]()
         for name, law in wanted.items():
             info = patient.ctx.table[name]
             told = _told(patient, info, law)
             if isinstance(told, _Told):
-                if memory.has(info):
-                    continue  # another name of what is drawn already
+                other = memory.other(info)
+                if other:  # another name of what is drawn already
+                    if law is not None and told.law != laws[other]:
+                        raise _two_wishes(name, other)
+                    continue
+                laws[name] = told.law
                 told = memory.claim(info) or told
             if isinstance(told, str):
                 yield self.refusal(name, told, codes.get(name, ()), _hint(info, told))
@@ -235,12 +239,12 @@ class _Memory:
     """Memory that is drawn already: tied weights are drawn once, overlapping views not at all."""
 
     def __init__(self) -> None:
-        self._drawn: set[object] = set()
+        self._drawn: dict[object, str] = {}
         self._taken: dict[str, list[tuple[int, int, str]]] = {}
 
-    def has(self, info: TensorInfo) -> bool:
-        """Whether it is the very tensor that was taken under another name."""
-        return _place(info) in self._drawn
+    def other(self, info: TensorInfo) -> str:
+        """Give the name under which the very tensor was taken; empty for none."""
+        return self._drawn.get(_place(info), "")
 
     def claim(self, info: TensorInfo) -> str | None:
         """Take a tensor's memory; say why not where another tensor has taken some of it."""
@@ -253,8 +257,13 @@ class _Memory:
             if first < stop and start < last:
                 return f"shares memory with {name!r:.200}, which is drawn anew"
         taken.insert(at, (start, stop, info.name))
-        self._drawn.add(_place(info))
+        self._drawn[_place(info)] = info.name
         return None
+
+
+def _two_wishes(name: str, other: str) -> UsageError:
+    message = f"{name!r:.100} and {other!r:.100} share their memory"
+    return UsageError(f"{message}: expected one wish for both, found two")
 
 
 def _place(info: TensorInfo) -> object:

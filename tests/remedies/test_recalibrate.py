@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
+import bedside
 import numpy as np
+import patients
 import pytest
 from live.numpy_subject import classifier, samples
 from safetensors.numpy import load_file, save_file
@@ -14,6 +17,8 @@ import ckptdoctor
 from ckptdoctor.cli import run
 from ckptdoctor.errors import UsageError
 from ckptdoctor.recalibration.estimate import estimate, every_channel
+from ckptdoctor.remedies.ailments import ailments_of
+from ckptdoctor.remedies.recalibrate import Recalibrate
 
 MODEL = """\
 from live.numpy_subject import Dense, BatchNorm, NumpySubject, relu
@@ -115,6 +120,16 @@ class TestBrokenOnly:
         after = load_file("out.safetensors")
         assert (before["bn1.running_var"] != after["bn1.running_var"]).all()
         assert (before["bn1.running_mean"] != after["bn1.running_mean"]).all()
+
+    def test_whole_layers_are_taken_once_however_much_of_them_is_broken(self, ward):
+        held = load_file("healthy.safetensors")
+        mean, var = held["bn1.running_mean"], held["bn1.running_var"]
+        mean[2] = var[5] = NAN
+        broken(bn1__running_mean=mean, bn1__running_var=var)
+        changes = repair(bn_scope="layers").plan.changes
+        assert [(c.tensor, c.indices.size) for c in changes] == [
+            ("bn1.running_mean", 16), ("bn1.running_var", 16)
+        ]  # fmt: skip
 
     def test_finding_is_cured(self, ward):
         broken(bn1__running_mean=NAN, bn1__running_var=NAN)
@@ -408,3 +423,51 @@ class TestUsage:
         direct = (ward / "out.safetensors").read_bytes()
         ckptdoctor.repair("broken.safetensors", "planned.safetensors", from_plan="plan.json")
         assert (ward / "planned.safetensors").read_bytes() == direct
+
+
+def weights(role, factor=1.0, sick=()):
+    """One BatchNorm of the model or its moving average."""
+    parts = {f"bn.{part}": patients.values(f"bn.{part}", (8,)) * factor for part in STATISTICS}
+    for part in sick:
+        parts[f"bn.{part}"][3] = NAN
+    return {f"{role}.{name}": value for name, value in parts.items()}
+
+
+STATISTICS = ("weight", "running_mean", "running_var")
+LOST = ("running_mean", "running_var")
+OWN, AVERAGE = weights("model"), weights("ema", 1.001)
+
+
+class TestWhichWeights:
+    """The model's weights are in the model; the moving average's where they are what is broken."""
+
+    class Bedside:
+        """Notes which weights are asked for, and knows no BatchNorm."""
+
+        def __init__(self):
+            self.roles, self.facts = [], []
+
+        def places(self, role):
+            self.roles.append(role)
+            return {}
+
+        def recalibrated(self, broken, reach):
+            return SimpleNamespace(reach="none", warnings=())
+
+    @pytest.mark.parametrize(
+        ("tensors", "roles"),
+        [
+            (OWN, ["model"]),
+            (AVERAGE, ["ema"]),
+            (AVERAGE | OWN, ["model"]),
+            (OWN | weights("ema", sick=LOST), ["ema"]),
+            (weights("model", sick=LOST) | AVERAGE, ["model"]),
+            (weights("model", sick=LOST) | weights("ema", sick=LOST), ["model", "ema"]),
+        ],
+        ids=["model", "average", "both", "sick average", "sick model", "both sick"],
+    )
+    def test_weights_that_run_are_those_that_are_broken(self, tensors, roles):
+        sick = bedside.patient(tensors, recalibrate="model.py:build", data="x.npy")
+        sick.bedside = self.Bedside()
+        list(Recalibrate().propose(sick, ailments_of(sick)))
+        assert sick.bedside.roles == roles
