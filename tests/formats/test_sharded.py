@@ -383,8 +383,10 @@ class TestWeightsBeside:
         write_shard(folder / "consolidated.safetensors", {"a": [1]})
         (folder / "pytorch_model.bin").write_bytes(b"x")
         assert self.notes(folder) == [
-            "the folder also holds pytorch_model.bin, consolidated.safetensors, which was not "
-            "looked at"
+            (
+                "the folder also holds pytorch_model.bin, consolidated.safetensors, which was not "
+                "looked at"
+            )
         ]
 
     def test_many_are_counted(self, tmp_path):

@@ -285,7 +285,9 @@ class TestLoaders:
                 yield samples(16)
             raise OSError("images are gone")
 
-        with pytest.raises(ModelError, match=r"the loader of the samples failed: .*images are gone"):
+        with pytest.raises(
+            ModelError, match=r"the loader of the samples failed: .*images are gone"
+        ):
             verb(classifier(), loader())
 
     def test_samples_beyond_float32_are_infinite_to_the_model(self):
