@@ -143,8 +143,7 @@ class _Planner:
         for other in self._made.get(memory, ()) if memory is not None else ():
             if other.tensor == change.tensor or not _same_indices(change.indices, other.indices):
                 continue
-            wish = change.indices is None or not change.cures
-            if wish and other.title != change.title:
+            if not change.cures and other.title != change.title:
                 message = f"{change.tensor!r:.100} and {other.tensor!r:.100} share their memory"
                 raise UsageError(f"{message}: expected one wish for both, found two")
             return True

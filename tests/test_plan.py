@@ -187,6 +187,14 @@ class TestSharedMemory:
         a, b = EDIT(TIED[0], [0], "BN001", title="one"), EDIT(TIED[1], [0], "BN001", title="other")
         assert given(monkeypatch, tied(*TIED), Given(a, b)).changes == (a,)
 
+    def test_two_grafts_of_both_are_one_whatever_the_donor_calls_them(self, monkeypatch):
+        a, b = (
+            EDIT(f"{name}.weight", None, "NF001", title=f"of {name}, tied there too")
+            for name in ("a", "b")
+        )
+        table = tied("a.weight", "b.weight")
+        assert given(monkeypatch, table, Given(a), Given(b)).changes == (a,)
+
     @pytest.mark.parametrize("second", [[1], None], ids=["another element", "all elements"])
     def test_other_elements_under_the_other_name_are_treated_too(self, monkeypatch, second):
         a, b = EDIT(TIED[0], [0], "BN001"), EDIT(TIED[1], second, "BN001")

@@ -52,9 +52,10 @@ def kept_buffers(module: nn.Module, but: Collection[int]) -> Iterator[None]:
 def address(buffer: torch.Tensor) -> int:
     """Where the values of a tensor are; 0 where they are nowhere, or in several places."""
     try:
-        return buffer.data_ptr()
+        place: int = buffer.data_ptr()
     except RuntimeError:  # sparse
         return 0
+    return place
 
 
 def _same(buffer: torch.Tensor, values: torch.Tensor) -> bool:

@@ -278,7 +278,7 @@ class _Work:
 
 
 class _Lazy(Sequence[Sequence[Array]]):
-    """Batches taken out of memory-mapped arrays when they are used."""
+    """Batches taken out of the arrays when they are used."""
 
     def __init__(self, inputs: Sequence[Array], rows: Sequence[Array]) -> None:
         self._inputs, self._rows = inputs, [part for part in rows if len(part)]
