@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -15,9 +14,19 @@ from types import ModuleType
 __all__ = ["quiet_imports"]
 
 _TALKATIVE = "tensorflow"
-_INFORMATION = re.compile(rb"I\d{4} \d\d:|WARNING: All log messages before absl::InitializeLog")
-"""2.21 writes six of these, about oneDNN and GPUs, whatever TF_CPP_MIN_LOG_LEVEL says: absl's level is
-set after its libraries are loaded.  Warnings and errors have other letters, and are passed on."""
+_FILTER = r"""
+import re, sys
+information = re.compile(rb"I\d{4} \d\d:|WARNING: All log messages before absl::InitializeLog")
+for line in sys.stdin.buffer:
+    if not information.match(line):
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+"""
+"""What reads the lines.  2.21 writes six of these, about oneDNN and GPUs, whatever TF_CPP_MIN_LOG_LEVEL
+says: absl's level is set after its libraries are loaded.  Warnings and errors have other letters.  It is a
+process of its own, so that the last words of an import that aborts are heard."""
+_PATIENCE = 5.0
+"""Seconds to wait for its end; who else has the descriptor may keep it open."""
 
 
 def quiet_imports() -> None:
@@ -58,23 +67,33 @@ class _Quiet(Loader):
 
 @contextmanager
 def _without_information() -> Iterator[None]:
+    import subprocess  # noqa: PLC0415  (6 ms, and most commands import no TensorFlow)
+
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    command = [sys.executable, "-I", "-S", "-c", _FILTER]
     try:
         own = os.dup(2)
     except OSError:  # closed: there is nothing to keep quiet
         yield
         return
-    from tempfile import TemporaryFile  # noqa: PLC0415  (a fifth of a start without frameworks)
-
-    with TemporaryFile() as told:
-        os.dup2(told.fileno(), 2)
-        try:
-            yield
-        finally:
-            if sys.stderr is not None:
-                sys.stderr.flush()
-            os.dup2(own, 2)
-            os.close(own)
-            told.seek(0)
-            for line in told:
-                if not _INFORMATION.match(line):
-                    os.write(2, line)
+    try:
+        reader = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=own, start_new_session=True
+        )
+    except OSError:
+        os.close(own)
+        yield
+        return
+    assert reader.stdin is not None  # a pipe
+    os.dup2(reader.stdin.fileno(), 2)
+    try:
+        yield
+    finally:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        os.dup2(own, 2)
+        os.close(own)
+        reader.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            reader.wait(_PATIENCE)

@@ -88,3 +88,17 @@ def test_commands_that_run_models_ask_for_it(tmp_path, command, quiet):
     code += f"asked = []\nq.quiet_imports = lambda: asked.append(1)\nsys.argv[1:] = [{command!r}, '--x']\n"
     code += f"sys.stderr = open({str(tmp_path / 'err')!r}, 'w')\nm.main()\nassert bool(asked) is {quiet}"
     assert said(tmp_path, code) == (0, [])
+
+
+def test_last_words_of_an_import_that_aborts_are_heard(tmp_path):
+    """Such as those of a processor without AVX."""
+    code, lines = said(tmp_path, START + "quiet()\nimport tensorflow", TALK + "os.abort()")
+    assert code == -6
+    assert "W0000 00:00:1795297882.355069   26600 gpu.cc:1] a warning" in lines
+    assert not any(line.startswith("I0000") for line in lines)
+
+
+def test_without_another_process_nothing_is_lost(tmp_path):
+    code = "import subprocess\ndef no(*_, **__): raise OSError\nsubprocess.Popen = no\nquiet()\n"
+    code, lines = said(tmp_path, START + code + "import tensorflow")
+    assert (code, len(lines)) == (0, len(KEPT) + 2)

@@ -87,7 +87,7 @@ def _about_scale(report: ProbeReport) -> Iterator[Sign]:
         yield Sign(
             kind="scale",
             severity=Severity.WARNING,
-            message=f"{scale}: look at how they are scaled and normalised",
+            message=f"{scale}: {scale.advice}",
             measured={
                 "layer": scale.norm, "factor": scale.factor, "means_too": scale.together,
             },
@@ -188,9 +188,9 @@ def _about_norms(report: ProbeReport) -> Iterator[Sign]:
         )
 
 
-def _rescaled(report: ProbeReport) -> str:
+def _rescaled(report: ProbeReport) -> str | None:
     """Name the BatchNorm that is off for no other reason than samples that were not scaled."""
-    return report.scale.norm if report.scale is not None and report.scale.refused else ""
+    return report.scale.norm if report.scale is not None and report.scale.refused else None
 
 
 def _uncalled(report: ProbeReport, drift: Drift) -> str:

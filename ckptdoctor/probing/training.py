@@ -110,7 +110,8 @@ def _scale(report: ProbeReport, feed: Feed, statistics: BatchStatistics) -> Scal
     if drift is None or drift.new:
         return None
     values, data = statistics.pooled(first)
-    found = scale_of(first, feed.subject.statistics(first), data, values, None)
+    size = report.samples.usual if report.samples is not None else 0.0
+    found = scale_of(first, feed.subject.statistics(first), data, values, size=size)
     accused = any(report.layers.get(finding.tensor) == first for finding in report.said)
     if found is None or found.factor > 1 or (found.together and not accused):
         return found

@@ -132,7 +132,7 @@ def _told(made: Recalibration, source: str) -> list[str]:
         others = len(made.idle) - 1
         more = f", nor are {others:,} more" if others else ""
         facts.append(f"{made.idle[0]!r:.100} is not called on these data{more}: it stays")
-    return facts
+    return [*facts, *made.warnings] if made.reach == "none" else facts
 
 
 def _compared(candidate: Candidate, *, taken: bool) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..live.batch_statistics import BatchStatistics
+from ..live.outliers import peaks
 from ..live.subject import Arrays, Statistics, Subject
 from ..tensors import Array
 from .agreement import Agreement, alike, compared, holding
@@ -164,13 +165,14 @@ def recalibrated(
         hint = "give more of the training data, or force it (--force)"
         raise UsageError(f"expected at least {FEWEST} samples, found {samples}", hint=hint)
     work = _Work(subject, inputs, broken, batch_size, note)
+    scale = work.scale()
     candidates = work.candidates() if reach is None and samples >= COMPARED else ()
     if reach is None and not candidates:  # forced
         reach = "broken" if broken else "none"
     chosen = reach or _narrowest(candidates)
     if not force:
         _check_agreement(chosen, candidates)
-        _check_scale(chosen, work.scale)
+        _check_scale(chosen, scale)
     channels = work.channels(chosen)
     statistics = estimate(subject, channels, work.batches(), work.told) if channels else {}
     return Recalibration(
@@ -179,7 +181,7 @@ def recalibrated(
         candidates=tuple(candidates),
         samples=samples,
         held_back=work.held_back if candidates else 0,
-        warnings=(*left_out, *_warnings(samples, chosen, broken, candidates, work.scale)),
+        warnings=(*left_out, *_warnings(samples, chosen, broken, candidates, scale)),
         idle=tuple(name for name in channels if name not in statistics),
     )
 
@@ -202,7 +204,6 @@ class _Work:
         count = max(1, round(samples / batch_size))
         self.rows = [np.sort(part) for part in np.array_split(order, count)]
         self.held_back = sum(len(rows[::HELD]) for rows in self.rows)
-        self.scale: Scale | None = None  # known once candidates were compared
         self._note, self._done = note, 0
 
     def batches(self) -> Batches:
@@ -256,12 +257,6 @@ class _Work:
                 kept.append(
                     tuple(out[::HELD].copy() for out in outputs if out.ndim and len(out) == rows)
                 )
-            first = observer.first
-            found = observer.pooled(first) if first and not observer.nonfinite.get(first) else None
-        if found is not None:
-            values, data = found
-            held = self.subject.statistics(first)
-            self.scale = scale_of(first, held, data, values, self.broken.get(first))
         if any(not np.isfinite(out).all() for batch in kept for out in batch):
             raise UsageError(
                 "outputs are not finite in training mode either: no statistics of BatchNorm are "
@@ -275,6 +270,18 @@ class _Work:
                 hint="give samples that differ",
             )
         return kept
+
+    def scale(self) -> Scale | None:
+        """Hold a batch against what the BatchNorm that is called first knows of training."""
+        batch = self.batches()[0]
+        with BatchStatistics(self.subject, self.subject.norms) as observer:
+            self.subject.run(batch, observer, only=observer.names)
+            first = observer.first
+            if not first or observer.nonfinite.get(first):
+                return None
+            values, data = observer.pooled(first)
+        held, size = self.subject.statistics(first), float(np.median(peaks(batch)))
+        return scale_of(first, held, data, values, size=size, broken=self.broken.get(first))
 
 
 class _Lazy(Sequence[Sequence[Array]]):
@@ -337,7 +344,7 @@ def _check_agreement(chosen: Reach, candidates: Sequence[Candidate]) -> None:
 
 
 def _check_scale(chosen: Reach, scale: Scale | None) -> None:
-    """Refuse to store statistics of samples that are larger than those of training.
+    """Refuse to store statistics of samples that were not scaled.
 
     Raises
     ------
@@ -372,5 +379,6 @@ def _warnings(
             "those of training: another scale or normalisation of the inputs. Make sure of that."
         )
     if scale is not None:
-        found.append(f"{str(scale).capitalize()}: look at how they are scaled and normalised.")
+        told = str(scale)
+        found.append(f"{told[0].upper()}{told[1:]}: {scale.advice}.")
     return found

@@ -35,7 +35,7 @@ def contradicted(
     norms
         BatchNorms of the model.
     held, data
-        What they hold, and what their inputs give, by name; the latter of those that were called.
+        What they hold, and what was recomputed of it, by name; the latter of those that were called.
     broken
         Masks of their channels that are known to be broken.
     """
@@ -46,12 +46,17 @@ def contradicted(
 
 
 def _contradicts(held: Statistics, data: Statistics, broken: Statistics, epsilon: float) -> bool:
+    with np.errstate(all="ignore"):  # epsilon may be 0
+        return _is_lost(held, broken, epsilon) or _is_far(held, data, broken, epsilon)
+
+
+def _is_lost(held: Statistics, broken: Statistics, epsilon: float) -> bool:
     lost = broken.mean & ~np.isfinite(held.mean)
     lost |= broken.var & (~np.isfinite(held.var) | (held.var + epsilon <= 0))
-    if lost.any():
-        return True
-    told = telling(data.var)
-    with np.errstate(over="ignore"):
-        large = (held.var + epsilon) / (data.var + epsilon) > TIMES
-        far = np.abs(held.mean - data.mean) / np.sqrt(data.var + epsilon) > FAR
-    return bool((told & (broken.var & large | broken.mean & far)).any())
+    return bool(lost.any())
+
+
+def _is_far(held: Statistics, data: Statistics, broken: Statistics, epsilon: float) -> bool:
+    large = (held.var + epsilon) / (data.var + epsilon) > TIMES
+    far = np.abs(held.mean - data.mean) / np.sqrt(data.var + epsilon) > FAR
+    return bool((telling(data.var) & (broken.var & large | broken.mean & far)).any())

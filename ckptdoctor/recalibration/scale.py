@@ -21,6 +21,9 @@ TOGETHER = 1.2
 """Up to here the factor of the means and that of the deviations are the same one: samples of 2 to 255
 times the size give 0.93 to 1.12 of each other.  Batches of zeros, which shrink both statistics alike, are
 at 1.7 after 10 of them, and look like larger samples otherwise."""
+UNSCALED = 10.0
+"""Largest value of a usual sample from which it may be that it was not scaled: what is normalised seldom
+reaches it, pixels of 0 to 255 do.  Below it, kernels that are too large explain the factor as well."""
 ALIKE = 0.5
 """Greatest spread (quartiles of the logarithm) of the variances' ratios that is one factor: 0.31 at most
 for samples of another scale, 0.43 and more for one BatchNorm called in two places."""
@@ -42,16 +45,29 @@ class Scale:
         Standard deviation of the samples over that of training, the median of the channels.
     together
         Whether the means differ by that factor too.
+    size
+        Largest magnitude of a usual sample.
     """
 
     norm: str
     factor: float
     together: bool
+    size: float
 
     @property
     def refused(self) -> bool:
-        """Whether nothing else explains it: damage makes stored statistics too large, not too small."""
-        return self.together and self.factor >= TWICE
+        """Whether the samples are at fault, as far as can be seen.
+
+        Damage makes stored statistics too large, not too small; and kernels that are too large would
+        do the same to samples that are not.
+        """
+        return self.together and self.factor >= TWICE and self.size > UNSCALED
+
+    @property
+    def advice(self) -> str:
+        """What to look at."""
+        weights = "" if self.refused else ", and at the weights before it"
+        return f"look at how they are scaled and normalised{weights}"
 
     def __str__(self) -> str:
         """Say it as a sentence without its full stop."""
@@ -63,7 +79,13 @@ class Scale:
 
 
 def scale_of(
-    norm: str, held: Statistics, data: Statistics, values: int, broken: Statistics | None
+    norm: str,
+    held: Statistics,
+    data: Statistics,
+    values: int,
+    *,
+    size: float,
+    broken: Statistics | None = None,
 ) -> Scale | None:
     """Compare what a BatchNorm holds with the samples, in the channels that are not broken.
 
@@ -75,6 +97,8 @@ def scale_of(
         The one that is called first.
     held, data
         What it holds, and the statistics of what it is given, of ``values`` of each channel.
+    size
+        As `Scale` has it.
     broken
         Its channels that are known to be broken.
 
@@ -87,7 +111,7 @@ def scale_of(
     --------
     >>> held = Statistics(np.array([1.0, -2.0, 3.0]), np.array([1.0, 4.0, 9.0]))
     >>> data = Statistics(held.mean * 255, held.var * 255**2)
-    >>> found = scale_of("bn", held, data, 64, None)
+    >>> found = scale_of("bn", held, data, 64, size=255.0)
     >>> round(found.factor), found.together
     (255, True)
     """
@@ -106,7 +130,7 @@ def scale_of(
     if high - low > ALIKE or 1 / OTHER < factor < OTHER:
         return None
     means = _factor(held.mean[sound], data.mean[sound], held.var[sound])
-    return Scale(norm, factor, 1 / TOGETHER <= means / factor <= TOGETHER)
+    return Scale(norm, factor, 1 / TOGETHER <= means / factor <= TOGETHER, size)
 
 
 def _factor(held: Array, data: Array, var: Array) -> float:

@@ -91,8 +91,8 @@ class Recalibrate(Remedy):
             # such as an InstanceNorm: it may be what the model fails by
             hint = f"{strange!r:.200} is broken as well, and {reason}"
             raise UsageError(error.message, where=error.where, hint=hint) from error
-        for text in made.warnings:
-            yield Remark(remedy=self.name, text=text)
+        if made.reach != "none":  # else the facts have them: remarks are on changes
+            yield from (Remark(remedy=self.name, text=text) for text in made.warnings)
         yield from self._done(patient, made, known, places)
 
     def _done(

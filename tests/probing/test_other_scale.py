@@ -39,7 +39,8 @@ def test_pixels_that_are_scaled_otherwise_are_told(factor):
     assert sign.measured["factor"] == pytest.approx(factor, rel=0.1)
     assert sign.measured["means_too"] is True
     assert sign.message.startswith("these samples vary 2")
-    assert sign.message.endswith("alike: look at how they are scaled and normalised")
+    asked = "alike: look at how they are scaled and normalised"
+    assert sign.message.endswith(asked if factor > 1 else f"{asked}, and at the weights before it")
 
 
 def test_samples_of_training_are_not():
@@ -129,3 +130,22 @@ def test_smaller_samples_may_be_the_right_ones():
     (drift,) = [sign for sign in report.signs if sign.layer == "bn1"]
     assert drift.severity is Severity.ERROR
     assert "scaled" not in drift.message
+
+
+def test_kernels_that_are_too_large_are_no_fault_of_the_samples():
+    """They look the same to the BatchNorm, but the samples are of a usual size."""
+    subject = classifier()
+    subject.layers["fc1"].tensors["weight"] *= 127
+    report = probe(subject, X, precisions=())
+    assert report.scale.factor == pytest.approx(127, rel=0.1)
+    assert not report.scale.refused
+    errors = [sign.layer for sign in report.signs if sign.severity is Severity.ERROR]
+    assert "bn1" in errors
+
+
+def test_model_that_is_one_batchnorm_is_accused_as_others():
+    subject = NumpySubject(root=BatchNorm("", 6))
+    subject.set_statistics("", Statistics(X.mean(0), X.var(0) * np.geomspace(1e4, 1e9, 6)))
+    report = probe(subject, X, precisions=())
+    assert report.scale is None
+    assert [s.severity for s in report.signs if s.kind == "exploded-statistics"] == [Severity.ERROR]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from live.numpy_subject import classifier, samples
+from live.numpy_subject import BatchNorm, Dense, NumpySubject, classifier, relu, samples
 
 from ckptdoctor.errors import UsageError
 from ckptdoctor.live.subject import Statistics
 from ckptdoctor.recalibration.choice import recalibrated
+from ckptdoctor.recalibration.estimate import estimate, every_channel
 from ckptdoctor.recalibration.scale import Scale, scale_of
 
 RANDOM = np.random.default_rng(0)
@@ -21,7 +22,7 @@ def held_against(factor=1.0, *, means=None, spread=0.0, values=64, broken=None, 
     data = Statistics(
         held.mean * (factor if means is None else means), held.var * factor**2 * ratios
     )
-    return scale_of("bn", held, data, values, broken)
+    return scale_of("bn", held, data, values, size=255.0, broken=broken)
 
 
 @pytest.mark.parametrize("factor", [1 / 255, 0.6, 1.6, 255.0])
@@ -68,7 +69,7 @@ def test_only_sound_channels_are_asked():
     broken = Statistics(np.zeros(16, bool), np.zeros(16, bool))
     broken.mean[6] = broken.var[7] = True
     mean[6], var[7] = 1e30, 1e30
-    found = scale_of("bn", Statistics(mean, var), data, 64, broken)
+    found = scale_of("bn", Statistics(mean, var), data, 64, size=255.0, broken=broken)
     assert found.factor == pytest.approx(4)
     assert found.together
 
@@ -82,19 +83,21 @@ def test_three_channels_are_enough(sound, told):
 @pytest.mark.parametrize(
     ("scale", "refused"),
     [
-        (Scale("bn", 1.79, True), False),
-        (Scale("bn", 1.8, True), True),
-        (Scale("bn", 255.0, False), False),
-        (Scale("bn", 1 / 255, True), False),
+        (Scale("bn", 1.79, True, 255.0), False),
+        (Scale("bn", 1.8, True, 255.0), True),
+        (Scale("bn", 255.0, False, 255.0), False),
+        (Scale("bn", 1 / 255, True, 255.0), False),
+        (Scale("bn", 255.0, True, 10.0), False),
+        (Scale("bn", 255.0, True, 10.1), True),
     ],
 )
 def test_only_larger_samples_are_sure(scale, refused):
-    """Stored statistics that are too large may be damage."""
+    """Statistics that are too large may be damage, and so may kernels before samples of usual size."""
     assert scale.refused is refused
 
 
 def test_sentence_names_layer_and_factor():
-    assert str(Scale("stem.bn", 1 / 255, True)) == (
+    assert str(Scale("stem.bn", 1 / 255, True, 1.0)) == (
         "these samples vary 255 times less than 'stem.bn', the first BatchNorm, knows from training, "
         "in all its channels alike"
     )
@@ -140,3 +143,27 @@ def test_first_batchnorm_that_is_broken_tells_nothing(model):
 def test_samples_of_training_are_not_spoken_of(model):
     made = recalibrated(model, [samples(256)], lost(model, "bn2"))
     assert (made.reach, made.warnings) == ("broken", ())
+
+
+@pytest.mark.parametrize("reach", ["broken", "all"])
+def test_it_holds_where_the_caller_decides_too(model, reach):
+    broken = lost(model, "bn2")
+    with pytest.raises(UsageError, match="not scaled as in training"):
+        recalibrated(model, [samples(256) * 255], broken, reach=reach)
+    assert recalibrated(model, [samples(256) * 255], broken, reach=reach, force=True).statistics
+
+
+def test_kernels_that_are_too_large_are_healed_and_warned_about(model):
+    model.layers["fc1"].tensors["weight"] *= 127
+    made = recalibrated(model, [samples(256)], {})
+    assert made.reach == "all"
+    assert made.warnings[-1].endswith("and normalised, and at the weights before it.")
+
+
+def test_warning_keeps_the_names_of_layers():
+    subject = NumpySubject(Dense("fc", 6, 16), BatchNorm("BNorm", 16), relu("r"), Dense("H", 16, 4))
+    found = estimate(subject, every_channel(subject), [[samples(256) * 3]])["BNorm"]
+    subject.set_statistics("BNorm", found)
+    made = recalibrated(subject, [samples(256)], {})
+    assert "'BNorm', the first BatchNorm, knows" in made.warnings[-1]
+    assert made.warnings[-1].startswith("These")

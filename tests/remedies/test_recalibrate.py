@@ -276,6 +276,13 @@ class TestNothing:
         assert outcome.written.identical
         assert "agree with these data" in outcome.plan.refusals[0].reason
 
+    def test_what_speaks_against_the_samples_is_said_all_the_same(self, ward):
+        x = samples(128)
+        x[7, 0] = NAN
+        np.save("x.npy", x)
+        facts = repair("healthy.safetensors").recalibration
+        assert facts[-1] == "Left out 1 of 128 samples for NaN or Inf: number 7."
+
 
 class TestLimits:
     def test_channel_constant_on_the_data_gets_variance_one(self, ward):
