@@ -193,7 +193,10 @@ class Guard:
             return mine
         with suppress(CkptDoctorError):
             other = read_pointer(self.folder)
-            if other and other.path(self.folder) and (other.step or 0) >= (mine.step or 0):
+            if other is None or other.path(self.folder) is None:
+                return mine
+            # without a step: whoever saved it wrote over what this guard had said there
+            if other.step is None or other.step >= (mine.step or 0):
                 return other
         return mine
 

@@ -146,18 +146,21 @@ class LightningGuard:
         target = local_path(filepath)
         with ExitStack() as stack:
             writes = trainer.is_global_zero
-            draft = stack.enter_context(drafted(target)) if writes else Path()
-            trainer.save_checkpoint(trainer.strategy.broadcast(str(draft)), *args, **kwargs)
-            saved, failed = None, None
+            draft, saved, failed = Path(), None, None
+            if writes:
+                try:
+                    draft = stack.enter_context(drafted(target))
+                except (CkptDoctorError, OSError) as error:
+                    failed = error
+            shared = _heard(trainer, "failed" if failed else str(draft), failed, filepath)
+            trainer.save_checkpoint(shared, *args, **kwargs)
             if writes:
                 aside = (self.guard.folder or target.parent) / _ASIDE
                 try:
                     saved = settle(draft, target, self.guard.terms, shown=filepath, aside=aside)
                 except (CkptDoctorError, OSError) as error:
-                    failed = error  # the other processes wait for an answer
-            answer = trainer.strategy.broadcast(saved.answer if saved else "failed")
-            if answer == "failed":
-                raise failed or WriteError("the first process could not keep it", where=filepath)
+                    failed = error
+            answer = _heard(trainer, saved.answer if saved else "failed", failed, filepath)
         if answer != "fit":
             self._refused_at = step
         if saved is not None:
@@ -169,6 +172,14 @@ class LightningGuard:
         if self.guard.terms.on_unfit == "raise":
             raise UnfitCheckpointError("the first process found it unfit", where=filepath)
         raise _RefusedError
+
+
+def _heard(trainer: Any, said: str, failed: Exception | None, filepath: str) -> str:
+    """Return what the first process says; if it failed, raise in all, which wait for its answer."""
+    heard: str = trainer.strategy.broadcast(said)
+    if heard == "failed":
+        raise failed or WriteError("the first process could not keep it", where=filepath)
+    return heard
 
 
 _ASIDE = "checkpoint.ckpt"

@@ -28,7 +28,13 @@ def whole(value: Any, what: str, least: int) -> int:
     except TypeError:
         found = least - 1
     if isinstance(value, bool) or found < least:
-        shown = f"{value!r:.100}" if isinstance(value, int | float | str) else type(value).__name__
+        shown = _shown(value)
         message = f"expected {what} to be a whole number, {least} or more, found {shown:.100}"
         raise UsageError(message)
     return found
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, int) and value.bit_length() > 300:  # Python may refuse to write it out
+        return f"one of {value.bit_length()} bits"
+    return f"{value!r:.100}" if isinstance(value, int | float | str) else type(value).__name__

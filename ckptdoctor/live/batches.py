@@ -14,9 +14,11 @@ from .calling import user_code
 if TYPE_CHECKING:
     from ..tensors import Array
 
-__all__ = ["array_of", "gathered", "numeric"]
+__all__ = ["array_of", "gathered", "holds_arrays", "numeric"]
 
 _END = object()
+_DEPTH = 8
+"""Tuples and lists within each other that are looked into: one may hold itself."""
 
 
 def gathered(
@@ -49,11 +51,16 @@ def gathered(
     columns: list[list[Array]] = []
     samples = 0
     for each in _drawn(batches):
-        batch = _inputs_of(each)
+        batch = _inputs_of(each, count)
         given = batch if isinstance(batch, tuple | list) else (batch,)
         if isinstance(batch, Mapping):
-            keys = picked(batch) if picked is not None else list(batch)
-            given = tuple(batch[key] for key in keys if key in batch)
+            named = {str(key): value for key, value in batch.items()}
+            keys = picked(named) if picked is not None else list(named)
+            missing = next((key for key in keys if key not in named), None)
+            if missing is not None:
+                message = f"a batch has no entry {missing!r:.100}, which the first one has"
+                raise UsageError(message)
+            given = tuple(named[key] for key in keys)
             count = len(keys) if picked is not None else count
         if len(given) < max(count, 1):
             message = f"expected batches of {max(count, 1)} inputs, found one of {len(given)}"
@@ -86,23 +93,49 @@ def _drawn(batches: Iterable[Any]) -> Iterator[Any]:
         yield drawn
 
 
-def _inputs_of(batch: Any) -> Any:
+def _inputs_of(batch: Any, count: int) -> Any:
     """Return the inputs of a batch where they are together and labels beside them, as in Keras."""
-    while isinstance(batch, tuple | list) and batch and _holds_arrays(batch[0]):
+    for _ in range(_DEPTH):
+        if not isinstance(batch, tuple | list) or not batch or not holds_arrays(batch[0]):
+            break
+        if not _are_inputs(batch[0], batch[1] if len(batch) > 1 else None, count):
+            break
         batch = batch[0]
     return batch
 
 
-def _holds_arrays(entry: Any) -> bool:
+def _are_inputs(first: Any, labels: Any, count: int) -> bool:
+    """Whether these are inputs, and not samples in a list, as loaders for detection give them."""
+    if isinstance(first, Mapping):
+        return True
+    rows, labelled = [_rows(each) for each in first], _rows(labels)
+    if len(first) != count:  # inputs that the model can do without may be among them
+        return labelled not in (None, len(first)) and set(rows) == {labelled}
+    if count == 1 and isinstance(labels, tuple | list) and len(labels) == 1:
+        return rows[0] == _rows(labels[0])  # else one sample with its label
+    return True
+
+
+def _rows(values: Any) -> int | None:
+    try:
+        return int(values.shape[0])
+    except (AttributeError, IndexError, TypeError, ValueError):  # a scalar, or of no known shape
+        return None
+
+
+def holds_arrays(entry: Any, depth: int = _DEPTH) -> bool:
+    """Whether it is a mapping, or a tuple or list with arrays or mappings somewhere in it."""
     if isinstance(entry, Mapping):
         return True
-    return isinstance(entry, tuple | list) and any(
-        hasattr(each, "shape") or _holds_arrays(each) for each in entry
+    return (
+        isinstance(entry, tuple | list)
+        and depth > 0
+        and any(hasattr(each, "shape") or holds_arrays(each, depth - 1) for each in entry)
     )
 
 
 def numeric(batch: Mapping[Any, Any]) -> list[str]:
-    """Keys of what is of numbers; all, where nothing is.
+    """Keys of arrays of numbers, one number alone being none; all, where nothing is.
 
     Examples
     --------
@@ -115,7 +148,7 @@ def numeric(batch: Mapping[Any, Any]) -> list[str]:
 
 def _is_numeric(value: Any) -> bool:
     if hasattr(value, "detach"):
-        return True
+        return bool(getattr(value, "ndim", 1) != 0)
     try:
         found = np.asarray(value)
     except Exception:  # noqa: BLE001  (any type may say in its own way that it is none)

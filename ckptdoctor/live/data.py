@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import ReadError, UsageError
 from .batches import array_of, numeric
-from .entries import by_name, taken
+from .entries import by_name, taken, usable
 from .inputs import Parameters, in_memory, parameters_of
 from .random_data import Inputs, asks_for_random, random_samples, told
 
@@ -255,7 +255,10 @@ def _read(
             if name not in loaded:
                 listed = ", ".join(map(repr, list(loaded)[:8]))
                 raise UsageError(f"holds no array {name!r:.100}, but {listed:.300}", where=file)
-        return _taken(loaded, keys, file), keys, within
+        arrays = dict(zip(keys, _taken(loaded, keys, file), strict=True))
+        if not wanted:
+            keys = usable(arrays, within, parameters)
+        return tuple(arrays[key] for key in keys), keys, within
 
 
 def _exists(file: str) -> bool:

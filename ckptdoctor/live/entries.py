@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
+from .batches import numeric
 
 if TYPE_CHECKING:
+    from ..tensors import Array
     from .inputs import Parameters
     from .random_data import Inputs
 
-__all__ = ["by_name", "entries_of", "taken"]
+__all__ = ["by_name", "entries_of", "taken", "usable"]
 
 _FEATURES = ("x_calib", "x", "x_test", "x_val", "x_train", "inputs", "input", "images", "data")
 """Names of arrays that are taken from an archive, the first that is there."""
@@ -102,6 +104,23 @@ def _named(keys: Sequence[str], parameters: Parameters) -> list[str]:
     return [
         name for name in every if name in keys and (name in required or not _LABELS.fullmatch(name))
     ]
+
+
+def usable(arrays: Mapping[str, Array], within: str, parameters: Parameters) -> list[str]:
+    """Return the keys without those of no samples that the model can do without.
+
+    Parameters
+    ----------
+    arrays
+        What was chosen, by key.
+    within
+        Parameter that takes all of them; empty where each is an input.
+    parameters
+        Names of the inputs.
+    """
+    optional = {*parameters.positions, *parameters.keywords}.difference(parameters.required)
+    samples = numeric(arrays)
+    return [key for key in arrays if key in samples or not (within or key in optional)]
 
 
 def by_name(keys: Sequence[str], parameters: Parameters) -> tuple[str, ...]:

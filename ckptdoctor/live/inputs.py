@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UsageError
-from .batches import array_of, gathered
+from .batches import array_of, gathered, holds_arrays, numeric
 
 if TYPE_CHECKING:
     import inspect
@@ -128,7 +128,7 @@ def in_memory(
 
 def _is_of_batches(data: Sequence[Any], needed: int, most: int) -> bool:
     """Whether a tuple or list holds batches, and not inputs, as `in_memory` says."""
-    if any(_holds_arrays(entry) for entry in data):
+    if any(holds_arrays(entry) for entry in data):
         return True
     plain = isinstance(data, list) and all(hasattr(entry, "shape") for entry in data)
     if not plain or len(data) < 2 or not most:
@@ -140,11 +140,6 @@ def _is_of_batches(data: Sequence[Any], needed: int, most: int) -> bool:
     return len(data) != needed
 
 
-def _holds_arrays(entry: Any) -> bool:
-    held = entry.values() if isinstance(entry, Mapping) else entry
-    return isinstance(entry, tuple | list | Mapping) and any(hasattr(v, "shape") for v in held)
-
-
 def _picked(
     batch: Mapping[str, Any],
     count: int,
@@ -154,4 +149,4 @@ def _picked(
     try:
         return list(choose(batch))
     except UsageError:
-        return list(batch)[:count]
+        return numeric(batch)[:count]

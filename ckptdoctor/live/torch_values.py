@@ -92,7 +92,8 @@ def rounded(value: Any, dtype: torch.dtype) -> Any:
 def floats_of(value: Any) -> Arrays:
     """Floating-point tensors of nested values as arrays in float32, or float64 where they are.
 
-    Memory is shared where it can be.  Tensors that `torch.vmap` is at work on are left out.  Complex numbers get one more dimension, of their two parts.
+    Memory is shared where it can be.  Tensors that `torch.vmap` is at work on are left out.
+    Complex numbers get one more dimension, of their two parts.
     """
     return tuple(
         _array(tensor)

@@ -5,12 +5,13 @@ A file is known by inode, size, time of its last write (mtime), time of its last
 a hash of samples. Programs can put size and mtime back, but ctime is the kernel's own: every write,
 truncation, rename over it and setting of its times moves it, and no call sets it. That is why a
 changed byte is seen even where size and mtime were restored. The samples are for file systems that
-make ctime up (some FUSE and object-store mounts): they see a file that was written anew. Three
-things get past all of it: setting the machine's clock back to the nanosecond, writing to the disk
-below the file system, and writing through a mapping (``mmap``) of a file that is in memory alone
-(tmpfs), whose ctime no such write moves. On a disk, a page of a mapping that was written to before
-takes further writes in silence until it is on the disk: see `put_on_disk`. Where any of it matters
-there is the full hash.
+make ctime up (some FUSE and object-store mounts): they see a file that was written anew. Where ctime
+moves by itself, files are scanned (see `moved`), and no verdict is kept. Three things get past all
+of it: setting the machine's clock back to the nanosecond, writing to the disk below the file
+system, and writing through a mapping (``mmap``) of a file that is in memory alone (tmpfs), whose
+ctime no such write moves. On a disk, a page of a mapping that was written to before takes further
+writes in silence until it is on the disk: see `put_on_disk`. Where any of it matters there is the
+full hash.
 
 The device is left out: replicas mount one volume under different numbers.
 
@@ -26,7 +27,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,30 @@ from typing import Any
 from ..errors import ChangedError, CkptDoctorError
 from ..sources import FileSource
 
-__all__ = ["FileState", "Identity", "identify", "moment", "put_on_disk", "sha256_of", "unsettled"]
+__all__ = [
+    "FileState",
+    "Identity",
+    "Looks",
+    "identify",
+    "moment",
+    "moved",
+    "put_on_disk",
+    "sha256_of",
+    "unsettled",
+]
 
 FINE_TICK, COARSE_TICK = 0.1, 2.0
 """
 Seconds after which another write surely has another ctime. The coarsest tick of a Linux kernel is
 10 ms; file systems whose times are whole seconds tick once a second, FAT every two.
 """
+
+_PAUSE = 1.1
+"""Seconds after which FUSE asks for times again, by default, and whole seconds have moved."""
+
+_Times = tuple[int, int, int, int]
+Looks = tuple[_Times, ...]
+"""Inode, size, mtime and ctime of each file."""
 
 _ENDS = 1 << 16
 _SAMPLE, _SAMPLES = 1 << 12, 32
@@ -148,7 +166,7 @@ def identify(path: str, *, content: bool = False) -> Identity:
     return Identity(path, tuple(files), tuple(absent), beside)
 
 
-def moment(path: str) -> tuple[tuple[int, ...], ...]:
+def moment(path: str) -> Looks:
     """Inode, size and times of every file that a path leads to, in one look at each.
 
     Equal before and after reading, no system call wrote to them meanwhile: also none that put the
@@ -171,6 +189,30 @@ def moment(path: str) -> tuple[tuple[int, ...], ...]:
         with contextlib.suppress(OSError):  # one that is absent is missing from the tuple, too
             found.append(_times(os.stat(os.path.join(folder, shard))))  # noqa: PTH116, PTH118
     return tuple(found)
+
+
+def moved(before: Looks, after: Looks, look: Callable[[], Looks]) -> bool:
+    """Whether files were written to between two looks at them.
+
+    Parameters
+    ----------
+    before, after
+        Inode, size, mtime and ctime of each file, in this order.
+    look
+        Looks once more: a ctime that moves while nobody reads is made up by the file system, and
+        the rest counts alone.  Asked only where nothing but ctime differs, and then in no hurry.
+    """
+    if before == after or _but_ctime(before) != _but_ctime(after):
+        return before != after
+    again = look()
+    if again == after:
+        time.sleep(_PAUSE)
+        again = look()
+    return again == after or _but_ctime(again) != _but_ctime(after)
+
+
+def _but_ctime(looks: Looks) -> list[tuple[int, ...]]:
+    return [times[:-1] for times in looks]
 
 
 def put_on_disk(path: str, identity: Identity) -> None:
@@ -245,7 +287,7 @@ def _state(source: FileSource, *, content: bool) -> FileState:
     return FileState(name, *_times(after), sample, whole)
 
 
-def _times(found: os.stat_result) -> tuple[int, int, int, int]:
+def _times(found: os.stat_result) -> _Times:
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

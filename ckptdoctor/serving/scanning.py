@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..api import look
@@ -17,8 +18,10 @@ from .digests import digests_of
 from .identity import (
     COARSE_TICK,
     Identity,
+    Looks,
     identify,
     moment,
+    moved,
     put_on_disk,
     sha256_of,
     unsettled,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["known_or_scanned"]
 
+_NOT_KEPT = "the verdict is not kept in the cache"
 _SCANS = 3
 """At most, of files that are touched meanwhile: a link or new access rights move ctime as well."""
 
@@ -65,23 +69,23 @@ def _scanned(path: str, terms: Terms, progress: Progress | None, sources: list[F
     """Scan a checkpoint until nobody touches it; ``sources`` gets the files that were read.
 
     The scan itself sees what moves size or time of the last write; here ctime is compared, which
-    no program can put back.
+    no program can put back; where the file system makes it up it is left out.
     """
     for _ in range(_SCANS):
         before = _moment(path)
         sources.clear()
         made = _scan(path, terms, progress, sources)
-        if before is not None and _moment(path) == before:
+        if before and not moved(before, _moment(path), partial(_moment, path)):
             return made
     hint = "run again when nothing writes to it"
     raise ChangedError("changed while it was being read", where=path, hint=hint)
 
 
-def _moment(path: str) -> tuple[tuple[int, ...], ...] | None:
+def _moment(path: str) -> Looks:
     try:
         return moment(path)
     except CkptDoctorError:  # which reading tells better
-        return None
+        return ()
 
 
 def _scan(path: str, terms: Terms, progress: Progress | None, sources: list[FileSource]) -> Kept:
@@ -128,8 +132,12 @@ class _Cached:
     progress: Progress | None
 
     def verdict(self) -> Kept | None:
-        """Verdict that is known, or is made now; None where the file changed while we waited."""
-        identity, expectation = self._now()
+        """Verdict that is known, or is made now; None where the file changed meanwhile."""
+        try:
+            identity, expectation = self._now()
+        except ChangedError:  # or its ctime moves by itself: scanning tells which
+            self.shelf.warn(f"{self.path}: {_NOT_KEPT}: it is being changed")
+            return None
         key = self._key(identity, expectation)
         known = self.shelf.get(key)
         if known is None:
@@ -181,5 +189,5 @@ class _Cached:
             what = (
                 "it is being changed" if settled else "it changes, or its times are in the future"
             )
-            self.shelf.warn(f"{self.path}: the verdict is not kept in the cache: {what}")
+            self.shelf.warn(f"{self.path}: {_NOT_KEPT}: {what}")
         return made

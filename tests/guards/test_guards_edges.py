@@ -438,6 +438,27 @@ class TestLightning:
             run.save("a.ckpt", 1) if first else run._save_checkpoint(run.trainer, "a.ckpt")
         assert told[1:] == ["failed"]
 
+    @pytest.mark.parametrize("first", [True, False], ids=["the first", "the others"])
+    @pytest.mark.parametrize("error", [WriteError, OSError])
+    def test_all_processes_hear_that_nothing_can_be_written(
+        self, tmp_path, monkeypatch, first, error
+    ):
+        told = []
+        run = LightningRun(tmp_path)
+        run.trainer.is_global_zero = first
+        run.trainer.strategy.broadcast = lambda value: told.append(value) or "failed"
+        run.trainer.save_checkpoint = lambda _: pytest.fail("saved")
+
+        def full(_target):
+            raise error("no space left on device")
+
+        monkeypatch.setattr(lightning_guard, "drafted", full)
+        expected = (error, "no space") if first else (WriteError, "first process could not keep it")
+        with pytest.raises(expected[0], match=expected[1]):
+            run._save_checkpoint(run.trainer, str(tmp_path / "a.ckpt"))
+        assert len(told) == 1
+        assert told == ["failed"] or not first
+
 
 @pytest.fixture
 def trainer(tmp_path, monkeypatch):

@@ -315,6 +315,18 @@ class TestGuard:
         newest.settled(saved(tmp_path, POISONED), 10)
         assert caplog.messages[-1].endswith(f"last.pt (step {step})")
 
+    def test_checkpoint_that_was_saved_later_without_a_step_stays_the_last_good_one(
+        self, tmp_path, gauge, caplog
+    ):
+        one = guard(tmp_path, gauge)
+        one.settled(saved(tmp_path, name="a.pt"), 100)
+        later = saved(tmp_path, name="b.pt")
+        write_pointer(tmp_path, Good("b.pt", None))  # as guarded_save does
+        poison(gauge, 0)
+        one.check(101)
+        assert read_pointer(tmp_path) == Good("b.pt", None)
+        assert caplog.messages[-1].endswith(f"last good: {later.path}")
+
     def test_last_good_one_that_is_gone_is_not_named(self, tmp_path, gauge, caplog):
         write_pointer(tmp_path, Good("m.pt", 5))
         assert guard(tmp_path, gauge, step=5).last_good is None

@@ -10,6 +10,7 @@ from live.numpy_subject import NumpySubject
 
 from ckptdoctor.errors import ReadError, UsageError
 from ckptdoctor.live import random_data
+from ckptdoctor.live.arguments import whole
 from ckptdoctor.live.data import Data, data_for, read_data
 from ckptdoctor.live.inputs import Parameters
 
@@ -364,3 +365,20 @@ def test_indices_stay_integers():
     subject = NumpySubject(shapes=[((None, None), "int64")])
     subject.framework = "torch"
     assert data_for(subject, np.ones((2, 5, 3), np.int64)).take([0])[0].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (-(10**5000), "found one of 16610 bits"),
+        (-3, "found -3"),
+        ("x" * 500, "found '" + "x" * 99),
+        (True, "found True"),
+        ([], "found list"),
+    ],
+    ids=["5,000 digits", "negative", "text", "boolean", "list"],
+)
+def test_what_is_no_number_of_samples_is_told_in_one_line(value, said):
+    with pytest.raises(UsageError) as caught:
+        whole(value, "samples", 1)
+    assert caught.value.message == f"expected samples to be a whole number, 1 or more, {said}"

@@ -10,7 +10,7 @@ import pytest
 from live.numpy_subject import NumpySubject, classifier, samples
 
 from ckptdoctor.errors import ModelError, UsageError
-from ckptdoctor.live.batches import numeric
+from ckptdoctor.live.batches import gathered, holds_arrays, numeric
 from ckptdoctor.live.data import data_for
 from ckptdoctor.live.entries import by_name, entries_of
 from ckptdoctor.live.inputs import Parameters
@@ -270,7 +270,107 @@ def test_a_module_of_two_inputs_is_recalibrated(forward):
     np.testing.assert_allclose(subject.statistics("bn1").var, sound.var, rtol=0.6)
 
 
+IMAGES = np.arange(16 * 3 * 8 * 8, dtype=np.float32).reshape(16, 3, 8, 8)
+
+
+def detection(number):
+    """A batch as loaders for detection give it: images in a tuple, what is on them in another."""
+    boxes = {"boxes": np.zeros((1, 4), np.float32)}
+    return tuple(IMAGES[:number]), (boxes,) * number
+
+
+class TestNested:
+    @pytest.mark.parametrize("number", [16, 3, 1])
+    @pytest.mark.parametrize("form", [iter, list])
+    def test_images_in_a_tuple_are_samples(self, form, number):
+        data = data_for(Module(one), form([detection(number), detection(number)]))
+        assert [array.shape for array in data.arrays] == [(2 * number, 3, 8, 8)]
+        np.testing.assert_array_equal(data.arrays[0][:number], IMAGES[:number])
+
+    @pytest.mark.parametrize("labels", [np.zeros(3), [1, 2, 3], [np.zeros(())] * 3])
+    def test_images_beside_any_labels_are_samples(self, labels):
+        assert gathered([(list(IMAGES[:3]), labels)], 1)[0].shape == (3, 3, 8, 8)
+
+    @pytest.mark.parametrize("label", [5, np.zeros(()), np.zeros(1), {"boxes": np.zeros((1, 4))}])
+    def test_one_image_beside_its_label_is_one_sample(self, label):
+        assert gathered([([IMAGES[0]], [label])], 1)[0].shape == (1, 3, 8, 8)
+
+    @pytest.mark.parametrize("labels", [np.zeros(16), [np.zeros(16)], [np.zeros(16), np.ones(2)]])
+    def test_one_input_in_a_tuple_is_that_input(self, labels):
+        assert gathered([((IMAGES,), labels)], 1)[0].shape == (16, 3, 8, 8)
+
+    @pytest.mark.parametrize("form", [iter, list])
+    def test_inputs_in_a_list_beside_labels_in_a_list(self, form):
+        batches = [[[X[h], META[h]], [np.zeros(32)]] for h in (slice(0, 32), slice(32, 64))]
+        data = data_for(Module(pair), form(batches))
+        assert [array.shape for array in data.arrays] == [(64, 6), (64, 2)]
+
+    def test_inputs_that_the_model_can_do_without_are_no_samples(self):
+        assert gathered([((X, META), np.zeros(64))], 1)[0].shape == X.shape
+
+    def test_a_list_that_holds_itself_has_no_arrays(self):
+        held: list = []
+        held.append(held)
+        assert not holds_arrays(held)
+        with pytest.raises(UsageError, match="expected"):
+            data_for(Module(one), held)
+
+
+def scaled(image, scale=1.0): ...
+
+
+ONE = np.float32(1)
+
+
+class TestScalars:
+    @pytest.mark.parametrize("form", ["mapping", "loader", "file"])
+    @pytest.mark.parametrize("forward", [scaled, mapped_in_text])
+    def test_one_number_that_the_model_can_do_without_is_left_out(self, form, forward, tmp_path):
+        np.savez(tmp_path / "x.npz", image=X, scale=ONE)
+        given = {
+            "mapping": {"image": X, "scale": ONE},
+            "loader": iter([{"image": X[:32], "scale": ONE}, {"image": X[32:], "scale": ONE}]),
+            "file": str(tmp_path / "x.npz"),
+        }[form]
+        data = data_for(Together(forward), given)
+        assert [array.shape for array in data.arrays] == [X.shape]
+
+    @pytest.mark.parametrize("forward", [scaled, mapped])
+    def test_one_number_that_is_asked_for_is_told(self, forward, tmp_path):
+        np.savez(tmp_path / "x.npz", image=X, scale=ONE)
+        with pytest.raises(UsageError, match=r"found an array of shape \(\)"):
+            data_for(Together(forward), f"{tmp_path / 'x.npz'}:image,scale")
+
+    def test_one_number_of_a_file_that_the_model_needs_is_told(self, tmp_path):
+        np.savez(tmp_path / "x.npz", image=X, meta=ONE)
+        with pytest.raises(UsageError, match=r"found an array of shape \(\)"):
+            data_for(Module(pair), str(tmp_path / "x.npz"))
+
+    def test_where_no_name_says_it_the_first_array_is_the_input(self):
+        data = data_for(Module(one), iter([{"scale": ONE, "a": X, "b": META}]))
+        assert [array.shape for array in data.arrays] == [X.shape]
+
+    @pytest.mark.oracle
+    @pytest.mark.parametrize("form", [dict, lambda batch: iter([batch, batch])])
+    def test_tensor_of_one_number_is_left_out(self, form):
+        torch = pytest.importorskip("torch")
+        batch = {"image": torch.from_numpy(X), "scale": torch.tensor(1.0)}
+        assert numeric(batch) == ["image"]
+        (found,) = data_for(Module(scaled), form(batch)).arrays
+        assert found.shape[1:] == (6,)
+
+
 class TestLoaders:
+    def test_a_later_batch_without_an_entry_is_told(self):
+        batches = [{"image": X, "mask": META, "meta": META}, {"image": X, "meta": META}]
+        with pytest.raises(UsageError, match="a batch has no entry 'mask', which the first one"):
+            data_for(Module(pair), iter(batches))
+        assert len(data_for(Module(pair), iter(batches[::-1])).arrays) == 2
+
+    @pytest.mark.parametrize("form", [dict, lambda batch: iter([batch])])
+    def test_keys_need_not_be_text(self, form):
+        assert data_for(Module(one), form({0: X})).arrays[0].shape == X.shape
+
     @pytest.mark.parametrize("batch", [{}, (), []], ids=["mapping", "tuple", "list"])
     @pytest.mark.parametrize("verb", [probe, recalibrate])
     def test_batch_without_inputs_is_told(self, verb, batch):

@@ -28,7 +28,7 @@ from ckptdoctor.errors import (
 )
 from ckptdoctor.results import Exemption, Report
 from ckptdoctor.rules import RULES
-from ckptdoctor.serving import scanning
+from ckptdoctor.serving import identity, scanning
 from ckptdoctor.serving.cache import VerdictCache
 from ckptdoctor.serving.gate import apreflight, preflight
 
@@ -328,6 +328,49 @@ class TestUnchecked:
 
         monkeypatch.setattr(scanning, "look", linking)
         assert preflight(fit).verdict.serve == "fit"
+
+    @pytest.mark.parametrize("cached", [False, True])
+    @pytest.mark.parametrize("moves", ["at each look", "each second"])
+    def test_mount_that_makes_ctime_up_is_scanned_once(
+        self, fit, tmp_path, monkeypatch, moves, cached
+    ):
+        examined, times, clock, scans = scanning.look, identity._times, [0.0], []
+
+        def passing(seconds):
+            clock[0] += seconds
+
+        def made_up(found):
+            passing(1 if moves == "at each look" else 0)
+            return (*times(found)[:3], int(clock[0]))
+
+        def slow(path, *more):
+            scans.append(path)
+            passing(1)
+            return examined(path, *more)
+
+        monkeypatch.setattr(identity, "_times", made_up)
+        monkeypatch.setattr(identity.time, "sleep", passing)
+        monkeypatch.setattr(scanning, "look", slow)
+        cache = tmp_path / "cache"
+        assert preflight(fit, cache=cache if cached else None).verdict.serve == "fit"
+        assert len(scans) == 1
+        assert list(cache.glob("*.json")) == []
+
+        def written(path, *more):
+            report = slow(path, *more)
+            Path(path).write_bytes(Path(path).read_bytes() + b"x")
+            return report
+
+        monkeypatch.setattr(scanning, "look", written)
+        assert "changed while it was being read" in str(puzzle(fit))
+
+    @pytest.mark.parametrize(
+        ("after", "again", "moved"),
+        [((1, 2, 3, 5), (1, 2, 3, 6), False), ((1, 2, 3, 5), (1, 2, 9, 6), True)],
+        ids=["by itself", "by a write during the third look"],
+    )
+    def test_ctime_that_moves_again_is_made_up_where_nothing_else_moves(self, after, again, moved):
+        assert identity.moved(((1, 2, 3, 4),), (after,), lambda: (again,)) is moved
 
     def test_interruption_is_none_of_it(self, fit, monkeypatch):
         def interrupted(*_):
