@@ -139,6 +139,6 @@ def _compared(candidate: Candidate, *, taken: bool) -> str:
     agreement = candidate.agreement
     told = str(agreement or "no output with a row per sample to compare")
     if candidate.contradicted and not (agreement and agreement.error == float("inf")):
-        told += ", but broken channels hold what the data contradict"
+        told += "; its broken channels hold what the data contradict"
     kept = "  <- taken, the narrowest that agrees" if taken else ""
     return f"{_REACHES[candidate.reach]}, against training mode: {told}{kept}"

@@ -194,7 +194,7 @@ class TestHidden:
         assert changed(wide) == {"bn1.running_mean", "bn1.running_var"}
         told = outcome.recalibration[2]
         assert "relative error 0.0" in told
-        assert told.endswith(", but broken channels hold what the data contradict")
+        assert told.endswith("; its broken channels hold what the data contradict")
 
 
 class TestUncalled:
