@@ -38,7 +38,7 @@ def _main() -> int:
     # For models that are run: TensorFlow tells of every processor feature otherwise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = sys.argv[1:]
-    if arguments[:1] in (["probe"], ["repair"]):
+    if arguments[:1] == ["probe"] or any(word.startswith("--recal") for word in arguments):
         from .quiet_imports import quiet_imports  # noqa: PLC0415
 
         quiet_imports()

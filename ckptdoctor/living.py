@@ -142,7 +142,8 @@ def recalibrate(
         samples (a tuple of them, or a mapping, for several inputs; what a list is:
         `ckptdoctor.live.inputs.in_memory`), or a ``.npy`` or ``.npz`` file.
     reach
-        ``broken`` or ``all``; by default what agrees better with training mode on held-back samples.
+        ``broken`` or ``all``; by default the narrowest that agrees with training mode on held-back
+        samples.
     force
         Accept fewer than 16 samples.
     batch_size

@@ -81,11 +81,12 @@ def test_stderr_that_is_closed_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "quiet"), [("probe", True), ("repair", True), ("inspect", False)]
+    ("command", "quiet"),
+    [("probe", True), ("repair --recalibrate", True), ("repair", False), ("inspect", False)],
 )
 def test_commands_that_run_models_ask_for_it(tmp_path, command, quiet):
     code = "import ckptdoctor.quiet_imports as q, ckptdoctor.__main__ as m\n"
-    code += f"asked = []\nq.quiet_imports = lambda: asked.append(1)\nsys.argv[1:] = [{command!r}, '--x']\n"
+    code += f"asked = []\nq.quiet_imports = lambda: asked.append(1)\nsys.argv[1:] = {command.split()!r}\n"
     code += f"sys.stderr = open({str(tmp_path / 'err')!r}, 'w')\nm.main()\nassert bool(asked) is {quiet}"
     assert said(tmp_path, code) == (0, [])
 

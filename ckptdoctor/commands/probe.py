@@ -40,10 +40,8 @@ def run_probe(wish: ProbeWish) -> int:
             report = probe(wish.model, **wish.given, note=_told(wish.model, line))
     except CkptDoctorError as error:
         if wish.format == "json":
-            put(
-                stream,
-                probe_json(ProbeReport(model=wish.model, error=ErrorInfo.of(error, wish.model))),
-            )
+            failed = ProbeReport(model=wish.model, error=ErrorInfo.of(error, wish.model))
+            put(stream, probe_json(failed))
         raise
     finally:
         line.clear()

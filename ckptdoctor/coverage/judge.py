@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CkptDoctorError
 from ..findings import Finding, Severity
+from ..formats.folder import SHARD
 from ..tensors import TensorTable
 from .expected import digest_of, hashed, is_hugging_face, read_expected
 from .reading import CONFIG, embeds, parse, read_config
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from . import ExpectKeys
 
 __all__ = ["digest", "judged"]
-
-_SHARD = re.compile(r".*-\d{1,6}-of-\d{1,6}\.[a-z0-9]+")
-"""One file of a set, which holds a part of the model."""
 
 
 def judged(table: TensorTable, path: str, expect_keys: ExpectKeys) -> tuple[Finding, ...]:
@@ -75,7 +72,7 @@ def _findings(table: TensorTable, path: str, expect_keys: ExpectKeys) -> Iterato
 
 
 def _is_shard(table: TensorTable) -> bool:
-    return _SHARD.fullmatch(Path(table.path).name) is not None
+    return SHARD.fullmatch(Path(table.path).name) is not None
 
 
 def _beside(table: TensorTable, path: str) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import CkptDoctorError, UnsupportedError, UsageError
 from ..findings import Finding, Severity, container_finding
 
-__all__ = ["PREFERRED", "find_checkpoint"]
+__all__ = ["PREFERRED", "SHARD", "find_checkpoint"]
 
 PREFERRED = tuple(
     f"{stem}{end}"
@@ -18,10 +18,11 @@ PREFERRED = tuple(
 )
 """Names of Hugging Face, in the order in which its loaders look for them: the first one counts."""
 
+SHARD = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})(\.[a-z0-9]+)")
+"""One file of a set: stem, number, how many, ending."""
 _ENDINGS = (
     ".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".h5", ".hdf5", ".keras", ".npz",
 )  # fmt: skip
-_SHARD = re.compile(r".*-\d{1,6}-of-\d{1,6}\.safetensors")
 _MAX_ENTRIES = 100_000
 _CONVERT = "load it with TensorFlow and save it as .weights.h5 or .keras"
 
@@ -62,7 +63,7 @@ def find_checkpoint(folder: str) -> tuple[str, list[Finding]]:
 
 def _others(folder: str, found: list[str], names: list[str]) -> list[Finding]:
     """Note other weights beside those that count: some loaders read every ``.safetensors``."""
-    loose = [n for n in names if n.endswith(".safetensors") and not _SHARD.fullmatch(n)]
+    loose = [n for n in names if n.endswith(".safetensors") and not SHARD.fullmatch(n)]
     others = list(dict.fromkeys((*found[1:], *(name for name in loose if name != found[0]))))
     if not others:
         return []

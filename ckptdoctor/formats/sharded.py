@@ -27,6 +27,7 @@ from ..findings import Finding, Severity, container_finding
 from ..sources import FileSource
 from ..tensors import Array, Decoder, TensorInfo, TensorTable
 from .base import ReadOptions
+from .folder import SHARD
 from .repeated_keys import keep_last
 
 __all__ = ["Sharded"]
@@ -41,7 +42,6 @@ _OTHER_FILES = 256
 
 _BLOB = re.compile(r"(\.\./)+blobs/[0-9a-f]{40,64}")
 _CACHE = re.compile(r".*[/\\]models--[^/\\]+[/\\]blobs[/\\][0-9a-f]{40,64}")
-_NUMBERED = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})(\.[a-z0-9]+)")
 
 
 class Sharded:
@@ -290,14 +290,14 @@ class _Merge:
     def _judge_files(self) -> None:
         """Look for shards of the same family that the index does not name."""
         known = set(self.index.names)
-        families = {(m[1], m[4]) for m in map(_NUMBERED.fullmatch, known) if m}
+        families = {(m[1], m[4]) for m in map(SHARD.fullmatch, known) if m}
         try:
             beside = sorted(os.listdir(self.folder))  # noqa: PTH208  (names, no paths)
         except OSError:
             return
         surplus = []
         for name in beside:
-            match = _NUMBERED.fullmatch(name)
+            match = SHARD.fullmatch(name)
             if match and name not in known and (match[1], match[4]) in families:
                 surplus.append(name)
         if surplus:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UncheckedCheckpointError, UnfitCheckpointError, UsageError, WriteError
+from ..live.arguments import whole
 from ..report.escape import display
 from .drafts import check_saved, drafted, local_path, named_path, place, put_aside
 from .judging import Answer, judge
@@ -128,7 +128,7 @@ def guarded_save(
         select=select,
         ignore=ignore,
     )
-    done = _whole(step)
+    done = None if step is None else whole(step, "step", 0)
     target = local_path(path)
     named = named_path(path)
     with drafted(target) as draft:
@@ -141,14 +141,6 @@ def guarded_save(
     else:
         LOGGER.warning("%s%s", stepwise(done), told(saved))
     return saved
-
-
-def _whole(step: Any) -> int | None:
-    try:
-        return None if step is None else operator.index(step)
-    except TypeError:
-        message = f"expected step to be a whole number or None, found {step!r:.100}"
-        raise UsageError(message, hint="int(step)") from None
 
 
 def settle(

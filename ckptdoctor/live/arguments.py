@@ -1,4 +1,4 @@
-"""Arguments of the verbs on live models, checked before anything is read or run."""
+"""Arguments that are whole numbers, checked before anything is read, run or saved."""
 
 from __future__ import annotations
 

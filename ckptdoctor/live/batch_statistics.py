@@ -12,10 +12,12 @@ from .subject import Arrays, Call, NormLayer, Statistics, Subject
 if TYPE_CHECKING:
     from ..tensors import Array
 
-__all__ = ["BatchStatistics", "Moments", "moments", "telling"]
+__all__ = ["FEWEST", "BatchStatistics", "Moments", "moments", "telling"]
 
 _BLOCK = 1 << 20
 """Elements taken to float64 at a time: 8 MiB."""
+FEWEST = 32
+"""Values of a channel that its variance is known from within a factor of 2."""
 _ALIVE = 1e-3
 """Of the median variance of the channels: one below it tells nothing in these data."""
 

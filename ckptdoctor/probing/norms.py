@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..live.batch_statistics import BatchStatistics, telling
+from ..live.batch_statistics import FEWEST, BatchStatistics, telling
 from ..live.subject import Arrays, NormLayer, Statistics, Subject
 from ..tensors import Array
 from .feed import by_sample
@@ -36,8 +36,6 @@ STALE = 5.0
 """Ratio that counts where inference and training mode disagree; 20 where nothing was ever learnt."""
 OFF = 1.0
 """Distance that counts there; 1.9 where nothing was ever learnt."""
-_FEWEST = 32
-"""Values of a channel that its variance is known from within a factor of 2."""
 _SHOWN = 5
 
 
@@ -143,7 +141,7 @@ def drift_of(norm: NormLayer, held: Statistics, data: Statistics, values: int) -
     finite = np.isfinite(held.mean) & np.isfinite(held.var)
     with np.errstate(all="ignore"):
         negative = finite & (held.var + norm.epsilon <= 0)
-    known = values >= _FEWEST
+    known = values >= FEWEST
     alive = finite & ~negative
     alive &= telling(data.var) if known else False
     with np.errstate(all="ignore"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import secrets
 import threading
@@ -164,7 +165,14 @@ _ELSEWHERE = "-o writes elsewhere"
 
 def draft_name(target: Path) -> str:
     """Name of a draft: hidden, with the process that writes it."""
-    return f"{_start(target)}{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+    process = os.getpid()
+    return f"{_start(target)}{process}-{_mark(process)}{secrets.token_hex(2)}{_SUFFIX}"
+
+
+@functools.cache
+def _mark(_process: int) -> str:
+    """Digits by which a process knows its own drafts: another thread may not hold its lock yet."""
+    return secrets.token_hex(2)
 
 
 def _start(target: Path) -> str:
@@ -194,15 +202,16 @@ def _leftovers(target: Path) -> Iterator[Path]:
                 continue
             process, _, rest = path.name[len(start) : -len(_SUFFIX)].partition("-")
             ours = process.isdecimal() and len(process) < 10 and len(rest) == 8
-            if ours and not _alive(int(process)):
+            if ours and not _alive(int(process), rest):
                 yield path
 
 
-def _alive(process: int) -> bool:
+def _alive(process: int, token: str) -> bool:
     if os.name == "nt":
         return True  # there, asking would end it; what is left over stays
     if process == os.getpid():
-        return False  # in a container every run may have the number 1: the lock tells them apart
+        # in a container every run may have the number 1: the lock tells them apart
+        return token.startswith(_mark(process))
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -101,7 +101,7 @@ class TestLastGood:
 
 @pytest.mark.parametrize("step", ["1200", 12.5, [1]], ids=["text", "fraction", "list"])
 def test_step_that_is_no_number_is_told_before_anything_is_saved(tmp_path, step):
-    with pytest.raises(UsageError, match=r"expected step to be a whole number .*; int\(step\)"):
+    with pytest.raises(UsageError, match="expected step to be a whole number, 0 or more, found "):
         guarded_save(lambda _: pytest.fail("saved"), tmp_path / "m.pt", step=step)
 
 

@@ -244,6 +244,13 @@ class TestLeftovers:
         assert all(path.exists() for path in kept)
         assert len(kept) == len(wh.names(target.parent))
 
+    @pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
+    def test_draft_of_another_thread_stays_before_it_is_locked(self, target, make):
+        path = target.with_name(draft_name(target))
+        make(path)
+        remove_leftovers(target)
+        assert path.exists()
+
     def test_the_largest_number_of_a_process_is_understood(self, target):
         path = self.leave(target, 999999999)
         remove_leftovers(target)
